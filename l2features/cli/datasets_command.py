@@ -14,7 +14,7 @@ from .report import json_text, rendered
 from .shared_options import config_option
 
 STATE_S = 10.0
-"""Deadline of a table, whose state is looked up."""
+"""Maximum seconds for reading the state of a table."""
 AT_ONCE = 8
 VARIABLE = "_L2FEATURES_COMPLETE"
 
@@ -25,7 +25,7 @@ VARIABLE = "_L2FEATURES_COMPLETE"
 def datasets(config: str | None, as_json: bool) -> None:
     """List the data sets of the file: name, table, store, graph, and the state of the table.
 
-    Data sets may share a table. The exit status is 1 if an entry of the file is wrong.
+    Data sets may share a table. The exit status is 1 if an entry of the file is invalid.
 
     \b
     Example:

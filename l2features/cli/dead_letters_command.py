@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..updates.updater import Updater
 
 BATCH, BATCH_BYTES = 100, 32_000_000
-"""Maximum letters in a batch, and bytes of their payloads; one has up to 10 MB."""
+"""Maximum letters in a batch, and maximum bytes of their payloads; a payload has up to 10 MB."""
 where_argument = click.argument("where", metavar="WHERE")
 limit_option = click.option(
     "--limit",
@@ -115,7 +115,7 @@ def show(where: str, name: str, limit: int | None, payload: bool) -> None:
 def replay(
     where: str, names: tuple[str, ...], topic: str | None, limit: int | None, config: str | None
 ) -> None:
-    """Replay the dead letters at WHERE: the one whose name begins with NAME, for each NAME, or all.
+    """Replay the dead letters at WHERE: those whose names begin with NAME…, or all.
 
     Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Each
     NAME must match exactly one letter. Removes letters that are computed or published, and keeps the others.
@@ -147,13 +147,13 @@ def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
 
 
 def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
-    """Apply letters; return whether some stay."""
+    """Compute the nodes that letters name; return whether any letter is kept."""
     from ..updates.updater import Update
 
     counts: Counter[Verdict] = Counter()
     datasets = read_datasets(config)
     for problem in datasets.errors:
-        click.echo(f"error: {problem}; its letters are kept", err=True)
+        click.echo(f"error: {problem}; letters of this data set are kept", err=True)
     with closing(Update(tuple(datasets.usable.values())).open()) as updater:
         share = BATCH_BYTES // BATCH
         letters = box.letters(list(names))
@@ -164,7 +164,7 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
 
 
 def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Counter[Verdict]:
-    """Apply letters; return their number by verdict."""
+    """Compute the nodes that a batch of letters names; return the number of letters by verdict."""
     from ..updates.apply import apply_messages
 
     counts: Counter[Verdict] = Counter()
@@ -187,7 +187,7 @@ def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Co
 
 
 def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
-    """Publish letters; return whether some stay."""
+    """Publish letters; return whether any letter is kept."""
     from ..pubsub.topic import Topic, Unpublishable
 
     if not TOPIC.fullmatch(topic):
@@ -210,7 +210,10 @@ def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
 
 
 def _full_names(box: LetterBox, names: tuple[str, ...], where: str) -> list[str]:
-    """Return the full names. Raises ConfigError if not exactly one letter's name begins with one."""
+    """Return the names of the letters that begin with these names.
+
+    Raises ConfigError if a name matches no letter or several.
+    """
     listed = [name for name, _ in box.letters(names)]
     found = {name: [full for full in listed if full.startswith(name)] for name in names}
     for name, matches in found.items():
@@ -228,7 +231,7 @@ def _more(box: LetterBox) -> str:
 
 
 def _without_payload(letter: DeadLetter) -> str:
-    """Return why a letter cannot be replayed."""
+    """Return why a letter whose payload was left out cannot be replayed."""
     size, sha256 = letter.payload
     return f"payload of {size} bytes, sha256 {sha256}, was too large for the topic and is missing"
 

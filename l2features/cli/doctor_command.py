@@ -29,7 +29,7 @@ from .shared_options import with_dataset
 def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_json: bool) -> None:
     """Check DATASET's table, graph, segmentation, token, queues and rows; say what to do. Writes nothing.
 
-    The exit status is 0 if there is no problem, 1 if there is one, 2 for a wrong option or data set.
+    The exit status is 0 without a problem, 1 with a problem, 2 for a wrong option or data set.
 
     \b
     Example:
@@ -100,10 +100,12 @@ def register(dataset: Dataset, auth_dataset: str | None, service: str, server: s
         named = f"server {url!r}" if server else f"cv_path {dataset.cv_path} names no server"
         raise ConfigError(f"{named}: expected --server with a URL such as https://host")
     if not is_private(url):
-        raise ConfigError(f"server {url!r}: expected https://…, as the token is sent to it")
+        raise ConfigError(f"server {url!r}: expected https://…, since the token is sent to the server")
     host = urlsplit(url).netloc
     token = token_of(host)
     if token is None:
-        raise ConfigError(f"no token: expected one in ~/.cloudvolume/secrets/{host}-cave-secret.json")
+        raise ConfigError(
+            f"no token for {host}: expected a token in ~/.cloudvolume/secrets/{host}-cave-secret.json"
+        )
     address = post(url, dataset.graph_id, auth_dataset or dataset.name, token, service)
     click.echo(f"registered: POST {address}")

@@ -84,4 +84,7 @@ def _report(done: Exported, n_chunks: int, file: Path) -> None:
     if done.incomplete:
         for problem in done.problems[:MAX_LISTED]:
             click.echo(problem, err=True)
-        raise StoreError(f"{done.incomplete} of {n_chunks} chunks may lack nodes")
+        raise StoreError(
+            f"the file may lack nodes of {done.incomplete} of {n_chunks} chunks: ingest these chunks, then "
+            "export again"
+        )

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     metavar="NAME,…",
     help=f"Attributes to print.  [default: {','.join(FITTING)}; with --json all]",
 )
-@click.option("--segments", is_flag=True, help="Print each node's segment instead of features (graph: flat).")
+@click.option(
+    "--segments", is_flag=True, help="Print each node's segment instead of features; only with graph: flat."
+)
 @json_option
 def get(
     dataset: Dataset,
@@ -78,7 +80,7 @@ def get(
 def _found(
     store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
 ) -> tuple[ChunkRows, int]:
-    """Return the rows of ids or of a chunk, up to ``limit`` of the ids, and the number of all."""
+    """Return a tuple: rows of up to ``limit`` of the ids, or of a whole chunk; the number of all nodes."""
     from ..query.chunk_lookup import ChunkRows, read_chunk
 
     if isinstance(wanted, np.ndarray):
@@ -89,7 +91,7 @@ def _found(
 
 
 def _report(found: ChunkRows) -> None:
-    """Print the note on a chunk. Raises StoreError if rows may be missing."""
+    """Print what is unusual about a chunk, if anything. Raises StoreError if rows may be missing."""
     if found.note:
         click.echo(found.note, err=True)
     if found.error:

@@ -17,8 +17,8 @@ from .shared_options import with_dataset
 def index(dataset: Dataset) -> None:
     """Index which nodes belong to each segment of DATASET.
 
-    Only old tables of data sets without a graph need this; the ingest indexes new ones. Run it again to
-    resume after an interruption.
+    Only old tables of data sets without a graph need this; the ingest indexes new tables. After an
+    interruption, run the command again to resume.
 
     \b
     Example:

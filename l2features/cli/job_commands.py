@@ -13,8 +13,8 @@ from ..config.datasets import Dataset, dataset_of_graph
 
 INGEST = """Compute the features of every L2 node of a data set, and store them. See docs/ingest.md.
 
-Worker processes share the chunks. The same command continues a run that was stopped. As in PCGL2Cache,
-CACHE_ID GRAPH_ID CV_PATH TIMESTAMP take the place of DATASET and a data sets file.
+Worker processes share the chunks. The same command continues a run that was stopped. As in PCGL2Cache, the
+arguments may be CACHE_ID GRAPH_ID CV_PATH TIMESTAMP instead, without a data sets file.
 
 \b
 Example:
@@ -23,7 +23,9 @@ Example:
   l2features ingest l2cache_minnie minnie graphene://https://host/segmentation/table/minnie \\
       "2026-11-21 00:27:44" --create --test
 """
-AUDIT = """Check that every L2 node of the graph has its row; compute missing ones. See docs/audit.md.
+AUDIT = """Check that every L2 node of the graph has a row; with --repair, compute missing rows.
+
+See docs/audit.md.
 
 \b
 Example:
@@ -31,7 +33,9 @@ Example:
   l2features audit minnie --repair
 """
 LOCAL, RUNNER = "local", "Local (default), or DaskRunner."
-MATERIALIZE = """Freeze a data set at a time as Parquet files of nodes, roots, features. See docs/versions.md.
+MATERIALIZE = """Freeze a data set at a time: nodes, roots and features in Parquet files.
+
+See docs/versions.md.
 
 \b
 Example:
@@ -40,7 +44,7 @@ Example:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors look like those of all commands."""
+    """A parser that reports errors as the other commands do."""
 
     def error(self, message: str) -> NoReturn:
         raise click.UsageError(message, click.get_current_context())
@@ -108,7 +112,7 @@ class JobCommand(click.Command):
 
 
 def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
-    """The data set of PCGL2Cache's arguments; fills in the rest of ``values``."""
+    """Return the data set that PCGL2Cache's arguments describe; set its name and timestamp in ``values``."""
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:
@@ -126,7 +130,7 @@ def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
 
 @cache
 def _parser(command: JobCommand) -> argparse.ArgumentParser:
-    """The job's own parser, which checks values and which options go together."""
+    """Return the job's parser, which checks the options' values and combinations."""
     parser = _Parser(prog=f"l2features {command.name}", add_help=False, allow_abbrev=False)
     command.module.add_options(parser)
     return parser
@@ -143,7 +147,7 @@ def _is_switch(option: click.Parameter) -> bool:
 
 
 def _option(action: argparse.Action) -> click.Option:
-    """The click option of an argparse action: its flags, its help, and whether it needs a value."""
+    """Return the click option for an argparse action, with the same flags, help text and choices."""
     text = (action.help or "") % {"default": action.default}
     switch = action.nargs == "?"
     return click.Option(

@@ -37,8 +37,8 @@ def neuron(
 ) -> None:
     """Print volume, area and cable length of ROOT.
 
-    Sums over the L2 nodes of the root; without a graph, ROOT is a segment. Complete results are kept in the
-    table.
+    Values are sums over the root's L2 nodes. For a data set without a graph, ROOT is a segment. Complete
+    results are cached in the table.
 
     \b
     Example:

@@ -15,7 +15,7 @@ Summary = Mapping[str, Any]
 
 
 class Shown(NamedTuple):
-    """How a measure is printed: its label, its unit, and the size of that unit in stored units."""
+    """How a measure is printed: its label, its unit, and the number of stored units in this unit."""
 
     label: str
     unit: str = ""

@@ -44,7 +44,7 @@ def neurons(
 
     FILE (- for standard input) has one root per line, or is a CSV file. Roots are read from the column that
     --column names; by default from root_id, pt_root_id or segment_id, or the only column. Complete results
-    are kept in the table.
+    are cached in the table.
 
     \b
     Example:
@@ -81,7 +81,7 @@ def _print(reader: NeuronReader, roots: Ids, graph: bool, as_json: bool) -> None
 
 
 def _write(reader: NeuronReader, roots: Ids, graph: bool, file: Path, about: Mapping[str, str]) -> None:
-    """Write batch by batch, in the order of the roots; ``about`` goes into the metadata."""
+    """Write the summaries batch by batch, in the order of the roots; ``about`` is the file's metadata."""
     from ..neurons.root_answers import root_table
 
     statuses = Counter[str]()

@@ -46,7 +46,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_table(path: Path, about: Mapping[str, str]) -> Iterator[TableFile]:
-    """Yield a table file that becomes ``path`` at the end. Raises like `new_file`."""
+    """Yield a table file that appears at ``path`` at the end. Raises L2FeaturesError if this fails."""
     from ..query.table_files import TableFile
 
     with new_file(path) as part, closing(TableFile(part, path.suffix, about)) as table:

@@ -89,7 +89,7 @@ def _write(connection: VersionSql, sql: str, file: Path, about: dict[str, str]) 
 
 
 def _print_json(connection: VersionSql, sql: str, limit: int | None) -> None:
-    """Print a list with an object per row, as they come."""
+    """Print a JSON list with an object per row, while the rows are read."""
     count = 0
     click.echo("[", nl=False)
     for table in _tables(connection, sql):
@@ -122,7 +122,7 @@ def _print(connection: VersionSql, sql: str, limit: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value for JSON: sums of integers are decimals."""
+    """Return a value for JSON: decimals, such as DuckDB's sums of integers, become numbers."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)

@@ -25,7 +25,7 @@ MAX_LISTED = 20
 
 
 def served_rows(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> dict[str, dict[str, Any]]:
-    """Map each id to its row as clients receive it, in numeric order of ids."""
+    """Map each id, as text, to the node's features as clients receive them, in numeric order of ids."""
     served: dict[str, dict[str, Any]] = orjson.loads(b"".join(json_parts(rows, geometry, names)))
     return served
 
@@ -70,7 +70,7 @@ def cell_text(value: Any) -> str:
 
 def status_text(status: TableStatus) -> str:
     """Return the status as text; it starts with ``<done>/<total>``."""
-    totals, none = status.totals, "none is recorded: not ingested yet, or by PCGL2Cache"
+    totals, none = status.totals, "no chunk is recorded: not ingested yet, or ingested by PCGL2Cache"
     found = f"{totals.nodes} nodes" if totals.done or totals.n_failed else none
     lines = [f"{totals.done}/{status.total} chunks done in table {status.table}: {found}"]
     if totals.orphans:
@@ -98,7 +98,7 @@ def status_text(status: TableStatus) -> str:
 def _files_lines(totals: ChunkTotals) -> list[str]:
     if not totals.files.expected:
         return []
-    unknown = f"; {totals.uncounted} chunks count none" if totals.uncounted else ""
+    unknown = f"; {totals.uncounted} chunks have no counts of files" if totals.uncounted else ""
     lines = [f"files: {totals.files}{unknown}"]
     if totals.chunks_missing_files:
         lines.append(

@@ -12,7 +12,7 @@ from ..core.errors import ConfigError
 from ..core.ids import Ids, parse_id
 
 NAMES = ("root_id", "pt_root_id", "segment_id")
-"""Columns that are found by their name."""
+"""Names of columns that are recognized as root ids."""
 
 
 def root_id(text: str, where: str = "") -> int:
@@ -21,7 +21,7 @@ def root_id(text: str, where: str = "") -> int:
         return parse_id(text)
     except ValueError as error:
         is_float = _is_number(text) and not text.lstrip("-").isdecimal()
-        why = "expected an integer, as floats round ids: export the column as text" if is_float else error
+        why = "expected an integer, since floats round ids: export the column as text" if is_float else error
         raise ConfigError(f"{where}{text!r:.100} is not a root id: {why}") from error
 
 
@@ -41,12 +41,12 @@ def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{name}: expected a text file of root ids: {error}") from error
     if not ids:
-        raise ConfigError(f"{name}: no root id")
+        raise ConfigError(f"{name}: no root id: expected one id per line, or a CSV file with a header")
     return np.array(list(ids), dtype=np.uint64)
 
 
 def _rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of each line that is not empty or a comment."""
+    """Yield tuples: the number of a line; its cells. Skips empty lines and comments."""
     reader = csv.reader(file, skipinitialspace=True)
     for cells in reader:
         stripped = [cell.strip().removeprefix("\ufeff") for cell in cells]
@@ -55,7 +55,7 @@ def _rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
 
 
 def _texts(rows: Iterator[tuple[int, list[str]]], name: str, column: str | None) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of each id."""
+    """Yield tuples: the number of a line; the text of the id in that line."""
     first = next(rows, None)
     if first is None:
         return

@@ -91,14 +91,15 @@ def _ingest_command(directory: Path, has_graph: bool) -> str:
 @click.option(
     "--topic",
     metavar="PATH",
-    help="projects/PROJECT/topics/NAME.  [default: pychunkedgraph, of the graph's project]",
+    help="Topic of the edit, projects/PROJECT/topics/NAME.  "
+    "[default: pychunkedgraph, of the graph's project]",
 )
 @json_option
 def sample_edit(dataset: Dataset, kind: str, topic: str | None, as_json: bool) -> None:
     """Merge or split two objects of DATASET, a sample with a graph, and publish the edit.
 
     Writes the new nodes and roots to the graph's table and publishes PyChunkedGraph's message, so that an
-    updater computes the new nodes. Any other graph is refused.
+    updater computes the new nodes. Refuses a graph that is not a sample's.
 
     \b
     Example:

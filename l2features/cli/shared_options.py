@@ -13,7 +13,7 @@ from ..core.geometry import Triple
 from ..core.schema import ATTRIBUTES, check_names
 
 FITTING = tuple(a.name for a in ATTRIBUTES if len(a.shape) < 2 and not a.optional)
-"""Attributes of a table that fits a terminal of 100 columns."""
+"""Default attributes of printed tables, which fit a terminal of 100 columns."""
 
 config_option = click.option(
     "--config",
@@ -44,7 +44,7 @@ def with_dataset(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def attribute_names(text: str) -> tuple[str, ...]:
-    """Parse a comma-separated list of attributes. Raises ConfigError for an unknown one."""
+    """Parse a comma-separated list of attributes. Raises ConfigError for an unknown name."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     check_names(names)
     return names

@@ -1,4 +1,4 @@
-"""Opening a data set's table, and printing its rows."""
+"""Open a data set's table, graph and versions, and print rows of the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_table(dataset: Dataset) -> Store:
 
 
 def table_geometry(dataset: Dataset, store: Store) -> Geometry:
-    """Return the geometry in the table's meta; without one, that of the segmentation."""
+    """Return the geometry in the table's row meta; if the row has none, the segmentation's geometry."""
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
@@ -47,7 +47,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
 
 def open_catalog(dataset: Dataset) -> Catalog:
-    """Open the versions in the folder that the data sets file names, or else the table names."""
+    """Open the data set's versions, in the folder that the data sets file or else the table names."""
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder
     from ..versions.places import versions_folder
@@ -60,7 +60,7 @@ def open_catalog(dataset: Dataset) -> Catalog:
 
 @contextmanager
 def open_neurons(dataset: Dataset, most_nodes: int) -> Iterator[NeuronReader]:
-    """Open the reader of a data set's roots, which keeps complete results in the table."""
+    """Open a reader of a data set's roots, which caches complete results in the table."""
     from ..neurons.neuron_reader import NeuronReader
     from ..query.reader import Reader
 

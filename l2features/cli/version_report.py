@@ -76,7 +76,7 @@ class Compared:
 def compared(
     a: VersionReader, b: VersionReader, most_listed: int, write: Callable[[Any], object] | None = None
 ) -> Compared:
-    """Compare two versions; ``write`` receives every node that differs, in tables."""
+    """Compare two versions; ``write`` receives Arrow tables with every node that differs."""
     found = Compared()
     total = a.manifest.totals.nodes + b.manifest.totals.nodes
     for part in root_differences(a, b):
@@ -112,7 +112,7 @@ def diff_text(found: Compared, a: int, b: int) -> str:
 
 
 def _node_table(nodes: NodeDifference) -> Any:
-    """Return nodes with their roots in both versions; null if they have none."""
+    """Return an Arrow table of nodes with their root in each version, null if the version lacks the node."""
     return pa.table(
         {
             L2_ID: pa.array(unsigned(nodes.nodes)),

@@ -71,9 +71,9 @@ def list_versions(dataset: Dataset, as_json: bool) -> None:
 @number_argument
 @json_option
 def show(dataset: Dataset, number: int, as_json: bool) -> None:
-    """Show version N of DATASET: its times, its source, its counts, and its files by layer.
+    """Show version N of DATASET: times, source, counts, and files by the version that wrote them.
 
-    --json prints its manifest.
+    --json prints the version's manifest.
     """
     from .table_output import open_catalog
     from .version_report import version_text
@@ -161,7 +161,7 @@ def delete(dataset: Dataset, number: int, yes: bool) -> None:
 
 
 def _sample(dataset: Dataset, reader: VersionReader, found: Findings) -> int:
-    """Compare samples with graph and table; return the number of nodes."""
+    """Compare random rows of a version with the graph and the table; return the number of nodes."""
     from ..query.reader import Reader
     from ..versions.sampling import verify_samples
     from .table_output import open_roots, open_table, table_geometry

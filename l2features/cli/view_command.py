@@ -24,7 +24,9 @@ TIMEOUT_S, RETRIES = 60.0, 1
     help="Folder of exported layers to draw, instead of a server's.",
 )
 @click.option("--viewer", metavar="URL", help="Viewer to open.  [default: the server's, or a public one]")
-@click.option("--no-open", is_flag=True, help="Only print the link. Without a terminal, it is never opened.")
+@click.option(
+    "--no-open", is_flag=True, help="Only print the link. Without a terminal, the link is never opened."
+)
 def view(
     dataset: str,
     roots: tuple[str, ...],
@@ -83,5 +85,5 @@ def _served_link(server: str, dataset: str, roots: Ids, version: int | None) -> 
         if error.status:
             raise
         raise ServiceUnavailable(
-            f"{error}: start one with `l2features serve`, or name it by --server"
+            f"{error}: start a server with `l2features serve`, or name one by --server"
         ) from error

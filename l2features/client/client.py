@@ -25,7 +25,7 @@ _NO_SCHEME = re.compile(r"[\w.-]+:\d+(/|$)")
 SKELETON_FILES = {".swc": "swc", ".json": "json", ".arrow": "arrow"}
 """Formats of skeletons by the suffix of their file."""
 Names = Sequence[str] | None
-"""Attributes; None for all."""
+"""Names of attributes; None for all attributes."""
 
 
 class L2Graph(NamedTuple):
@@ -53,7 +53,7 @@ class ClientSource(Protocol):
         """Return the features of ids: one row per id, in the order of the ids."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
-        """Return `features` once missing ids are computed or the time is up."""
+        """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
         """Return all nodes of a chunk, sorted by id."""
@@ -97,7 +97,7 @@ class Client:
             ``bigtable`` for Bigtable, and ``skeletons`` for skeletons.
         dataset: the name of the data set.
         token: a token for the server; by default, the one in caveclient's secret files.
-        timeout_s: deadline of a server's response.
+        timeout_s: seconds to wait for a server's response.
 
     Raises ConfigError for a malformed file or name, and if an extra is missing. All methods raise subclasses
     of `L2FeaturesError`: `ServiceError` for a server, `StoreError` for a table, `GraphError` for a graph.
@@ -144,14 +144,14 @@ class Client:
         return self._source.features(node_ids(ids), attribute_names(attributes))
 
     def wait(self, ids: Any, seconds: float = 60.0, attributes: Names = None) -> Any:
-        """Return the features of L2 nodes, once missing ones are computed or the time is up."""
+        """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
         return self._source.wait(node_ids(ids), attribute_names(attributes), seconds)
 
     def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:
-        """Return the features of a chunk's nodes, superseded ones included.
+        """Return the features of a chunk's nodes, including nodes that edits have superseded.
 
-        A chunk that failed or is not ingested is an error. With ``partial``, its computed nodes are returned
-        instead.
+        A chunk that failed or is not ingested is an error. With ``partial``, the nodes of such a chunk that
+        are computed are returned instead.
         """
         try:
             chunk = index(x), index(y), index(z)
@@ -166,7 +166,7 @@ class Client:
             bounds: in voxels at the data set's resolution: ``"x0-x1_y0-y1_z0-z1"`` as in PyChunkedGraph, or
                 an array [[x0, x1], [y0, y1], [z0, z1]] as in caveclient.
             attributes: names of attributes, by default all.
-            partial: accept chunks that failed or are not ingested.
+            partial: accept chunks that failed or are not ingested; their missing nodes are left out.
         """
         return self._source.nodes_in(voxel_box(bounds), attribute_names(attributes), partial)
 
@@ -216,7 +216,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Neuron:
-    """A root, read lazily. All reads raise `RootError` for a root that is unknown or too large."""
+    """A neuron of a data set, read lazily. All reads raise `RootError` for an unknown or too large root."""
 
     root_id: int
     _graph: bool
@@ -338,7 +338,9 @@ def voxel_box(bounds: Any) -> VoxelBox:
         if not isinstance(bounds, str):
             array = np.asarray(bounds)
             if array.shape != (3, 2) or array.dtype.kind not in "iu":
-                raise ValueError(f"{bounds!r}: expected integers [[x0, x1], [y0, y1], [z0, z1]] or a text")
+                raise ValueError(
+                    f"{bounds!r}: expected integers [[x0, x1], [y0, y1], [z0, z1]] or 'x0-x1_y0-y1_z0-z1'"
+                )
             bounds = "_".join(f"{low}-{high}" for low, high in array.tolist())
         return VoxelBox.parse(bounds)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Reads of a data set's table and graph, without a server."""
+"""The client's source that reads a data set's table and graph, without a server."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from .result_tables import graph_tables, stamped, version_table
 
 CACHED_ROWS = 100_000
 MOST_NODES = 10_000_000
-"""Limit for the nodes of a chunk or box, and for the rows of a version."""
+"""Maximum number of nodes of a chunk or box, and of rows of a version, that one call returns."""
 MOST_GROUPS = 20_000
-"""Limit for the row groups of a version that one call reads."""
+"""Maximum number of row groups of a version that one call reads."""
 
 
 class DirectSource:
-    """One data set of a data sets file; see `ClientSource`. A source writes nothing."""
+    """A `ClientSource` for a data set of a data sets file: reads its table and graph, and writes nothing."""
 
     def __init__(self, file: str | PathLike[str], dataset: str) -> None:
         self.where = fspath(file)
@@ -138,7 +138,7 @@ class DirectSource:
     def _found(self, found: FoundNodes, names: Names, partial: bool) -> Any:
         if found.count > MOST_NODES:
             raise ConfigError(
-                f"{found.count} nodes: expected at most {MOST_NODES} at once, choose a smaller box"
+                f"found {found.count} nodes: expected {MOST_NODES} at most, choose a smaller box"
             )
         if found.problems and not partial:
             raise StoreError(f"{found.problem}: partial=True returns the nodes that exist")
@@ -153,7 +153,7 @@ class DirectSource:
 
 
 class _DirectVersion:
-    """A version whose files are read here; see `frozen.VersionSource`."""
+    """A `VersionSource` that reads the version's files itself."""
 
     def __init__(self, reader: VersionReader) -> None:
         self._reader, self.manifest = reader, reader.manifest
@@ -167,6 +167,6 @@ class _DirectVersion:
 
 
 def _checked(names: Names) -> Sequence[str]:
-    """Return the names of attributes, all for None. Raises ConfigError for an unknown one."""
+    """Return the names of attributes, all for None. Raises ConfigError for an unknown name."""
     check_names(names or ())
     return NAMES if names is None else names

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ..versions.sql import Files, VersionSql
 
 Kind = Literal["nodes_of", "nodes", "roots"]
-"""What ids ask for: the nodes of roots, nodes, or summaries of roots."""
+"""Kind of a look-up by ids: the nodes of these roots, these nodes, or the summaries of these roots."""
 Columns = Sequence[str] | None
-"""Attributes, measures or columns; None for all."""
+"""Names of attributes, measures or columns; None for all columns."""
 
 
 class VersionSource(Protocol):
@@ -25,17 +25,20 @@ class VersionSource(Protocol):
     manifest: Manifest
 
     def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
-        """Return the rows of these ids, sorted, as an Arrow table; ids are uint64."""
+        """Return an Arrow table with the rows of these ids, sorted by id (``nodes_of``: by root, then node).
+
+        Id columns are uint64.
+        """
 
     def files(self) -> Files:
         """Return the location of the files. Raises ConfigError if they cannot be reached."""
 
 
 class Version:
-    """The data set at one time, frozen. Read it with `Client.version`.
+    """A version: the data set frozen at one time. `Client.version` returns one.
 
     Results are pyarrow tables with flat columns (``rep_coord_nm_x``), in nm: ``.to_pandas()`` makes a pandas
-    DataFrame, ``polars.from_arrow(…)`` a polars DataFrame. ``manifest`` says what the version holds.
+    DataFrame, ``polars.from_arrow(…)`` a polars DataFrame. ``manifest`` describes the version.
     """
 
     def __init__(self, source: VersionSource) -> None:
@@ -92,8 +95,8 @@ class Version:
     def sql(self, query: str) -> Any:
         """Return the result of a SELECT statement over the views ``nodes``, ``nodes_by_id`` and ``roots``.
 
-        DuckDB reads the files in place, which needs the extra ``query``; a server's operator must publish the
-        files' URLs. Ids are int64.
+        DuckDB reads the version's files in place, which needs the extra ``query``. If the client reads from a
+        server, the server must publish the URLs of the files. Ids are int64.
         """
         from ..versions.sql import VersionSql
 

@@ -19,7 +19,7 @@ from ..versions.manifest import Manifest
 
 TIMEOUT_S = (10.0, 60.0)
 CLOSED_S = 10.0
-"""How long the end of the program waits for reads in flight."""
+"""Maximum seconds for which an exiting program waits for reads in flight."""
 
 
 class FilePlace(NamedTuple):
@@ -30,7 +30,7 @@ class FilePlace(NamedTuple):
 
 
 class VersionUrls:
-    """The files of a version at the URLs that its server publishes; see `versions.sql.Files`.
+    """The files of a version at the URLs that a server publishes, as `versions.sql.Files`.
 
     Requests carry no token. Raises ConfigError if the server publishes no URLs.
     """
@@ -52,10 +52,10 @@ class VersionUrls:
 
 
 class _OpenFiles:
-    """The files that Arrow has open, which it closes before the interpreter ends.
+    """The files that Arrow has open. When the program exits, it waits until Arrow has closed them.
 
-    Arrow reads ahead in threads of its own, also after a query has ended by LIMIT or an error. A thread that
-    calls Python while the interpreter ends aborts it.
+    Arrow reads ahead in its own threads, even after a query has ended by LIMIT or an error. If such a thread
+    calls Python while the interpreter shuts down, the process aborts.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class _OpenFiles:
 
 
 class _RangeFile(io.RawIOBase):
-    """A file that is open for reading; each read is a request."""
+    """A file at a URL, open for reading; each read is an HTTP request."""
 
     def __init__(self, session: requests.Session, opened: _OpenFiles, place: FilePlace) -> None:
         self._session, self._opened, self._place, self._at = session, opened, place, 0
@@ -95,7 +95,10 @@ class _RangeFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return bytes from here on. Raises OSError."""
+        """Return up to ``size`` bytes from the current position, all that are left by default.
+
+        Raises OSError.
+        """
         left = max(0, self._place.size - self._at)
         count = left if size is None or size < 0 else min(size, left)
         if not count:
@@ -110,13 +113,15 @@ class _RangeFile(io.RawIOBase):
                 raise OSError(f"{what}: expected HTTP 206 (partial content)")
             content = answer.content
         if len(content) != count:
-            raise OSError(f"{self._place.url}: {len(content)} bytes at {self._at}, expected {count}")
+            raise OSError(
+                f"{self._place.url}: received {len(content)} bytes from byte {self._at} on, expected {count}"
+            )
         self._at += count
         return content
 
 
 class _RangeFiles(pa_fs.FileSystemHandler):  # type: ignore[misc]
-    """Known files at URLs, by their path; they can only be read."""
+    """A file system of pyarrow with known files at URLs, which can only be read."""
 
     def __init__(self, places: Mapping[str, FilePlace]) -> None:
         self._places, self._session, self._opened = places, requests.Session(), _OpenFiles()

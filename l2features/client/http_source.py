@@ -1,4 +1,4 @@
-"""Reads from a server of features, by its HTTP API."""
+"""The client's source that reads from a server of features, by its HTTP API."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ ARROW, JSON, IDS = "application/vnd.apache.arrow.stream", "application/json", "a
 PREFIX, API = "/l2cache", "/api/v1"
 CONNECT_S = 10.0
 RETRIES, BACKOFF_S = 5, 0.5
-"""Retries of an exchange, and the first pause between them, which doubles."""
+"""Maximum retries of a request, and the first pause between retries in seconds; later pauses double."""
 TRANSIENT = (429, 502, 503, 504)
-"""Statuses that are retried, after the time that the server asks for."""
+"""HTTP statuses after which a request is retried; the server's header Retry-After sets the pause, if sent."""
 ROOT_STATUS = {
     "unknown_root": RootStatus.UNKNOWN,
     "not_a_root": RootStatus.NOT_A_ROOT,
     "too_many_nodes": RootStatus.TOO_LARGE,
 }
-"""Status of a root by the server's code of the error."""
+"""Status of a root, by the error code that the server returns for the root."""
 
 
 class _Bearer(AuthBase):
@@ -61,7 +61,7 @@ class _Bearer(AuthBase):
 
 
 class HttpSource:
-    """One data set of a server; see `ClientSource`.
+    """A `ClientSource` for a data set of a server.
 
     ``url`` is the server's URL, with or without the API's prefix. Requests are split to fit the server's
     published limits, and retried with exponential backoff.
@@ -112,7 +112,7 @@ class HttpSource:
         return self._stamped(joined(parts).sort_by("id"))
 
     def _boxes(self, box: VoxelBox, names: Names, partial: bool) -> Iterator[Any]:
-        """Yield the nodes of a box, in parts that the server's limits admit."""
+        """Yield tables with the nodes of a box, divided until the server's limits admit each part."""
         halves = _halves(box, self._geometry)
         if len(box.chunks(self._geometry)) <= self._limit("max_chunks") or halves is None:
             try:
@@ -191,7 +191,7 @@ class HttpSource:
 
     @cached_property
     def _geometry(self) -> Geometry:
-        """Bounds and chunks; the server does not publish how ids are laid out."""
+        """The geometry with the default id layout, since the server does not publish the layout."""
         about = self._about
         x, y, z = (float(n) for n in about["resolution"])
         offset, size, chunk = (as_triple(about[key]) for key in ("voxel_offset", "voxel_size", "chunk_size"))
@@ -217,7 +217,7 @@ class HttpSource:
         accept: str = ARROW,
         content_type: str = IDS,
     ) -> requests.Response:
-        """Return a 200 response. Raises ServiceError."""
+        """Return the response to a request. Raises ServiceError for any HTTP status but 200."""
         headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         try:
             answer = self._session.request(
@@ -236,7 +236,7 @@ class HttpSource:
         return answer
 
     def _refused(self, answer: requests.Response) -> ServiceError:
-        """Return the error with the server's message."""
+        """Return the error for a response with another status than 200, with the server's message."""
         try:
             content = answer.json()
         except ValueError:
@@ -281,7 +281,7 @@ def _text(box: VoxelBox) -> str:
 
 
 def _halves(box: VoxelBox, geometry: Geometry) -> tuple[VoxelBox, VoxelBox] | None:
-    """Return a box in two, cut between chunks; None if it overlaps one chunk or none."""
+    """Return the two halves of a box, cut between chunks; None if the box overlaps at most one chunk."""
     chunks = box.chunks(geometry)
     axis = int(np.argmax(chunks.shape))
     if chunks.shape[axis] < 2:
@@ -293,12 +293,12 @@ def _halves(box: VoxelBox, geometry: Geometry) -> tuple[VoxelBox, VoxelBox] | No
 
 
 def _arrow(answer: requests.Response) -> Any:
-    """Return a response's table."""
+    """Return the Arrow table in a response. Raises ServiceError for other content."""
     return _checked(answer, lambda: pa.ipc.open_stream(answer.content).read_all(), "an Arrow stream")
 
 
 def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) -> Any:
-    """Return the content of a response. Raises ServiceError for an unexpected one."""
+    """Return what ``read`` makes of a response. Raises ServiceError if it is not what ``expected`` names."""
     try:
         return read()
     except (ValueError, LookupError, TypeError, pa.ArrowException) as error:
@@ -311,7 +311,7 @@ def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) 
 def cause_of(error: requests.RequestException) -> str:
     """Return the cause of an error in one line, without the request, which may be long."""
     if isinstance(error, requests.Timeout):
-        return "no answer in time"
+        return "no response in time"
     text = str(error)
     found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
     return f"cannot connect: {found[1]}" if found else f"{type(error).__name__}: {text:.300}"

@@ -1,4 +1,4 @@
-"""Versions of a server, by its HTTP API."""
+"""Versions of a data set that a server reads, by the server's HTTP API."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ..versions.sql import Files
 
 SPLIT = ("too_many_rows", "too_many_row_groups")
-"""Errors of a server after which half of the ids are asked for."""
+"""The server's error codes after which a request is repeated with half of the ids each."""
 Model = TypeVar("Model", bound=BaseModel)
 Post = Callable[[str, bytes], Any]
-"""Sends JSON to a path below the data set, and returns the table of the answer."""
+"""Posts JSON to a path below the data set's URL, and returns the table in the response."""
 
 
 class _Listed(BaseModel):
@@ -45,12 +45,12 @@ class _Urls(BaseModel):
 
 
 class HttpVersion:
-    """A version that a server reads; see `frozen.VersionSource`."""
+    """A `VersionSource` for a version that a server reads."""
 
     def __init__(self, where: str, content: bytes, post: Post, limits: Callable[[str], int]) -> None:
-        self.manifest = parsed(Manifest, content, where)
+        self.manifest = parsed(Manifest, content, where, "a version's manifest")
         self._where, self._post, self._limits = where, post, limits
-        layers = parsed(_Urls, content, where).layers
+        layers = parsed(_Urls, content, where, "the URLs of a version's files").layers
         self._urls = {file.path: file.url for layer in layers for file in layer.files}
 
     def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
@@ -64,7 +64,7 @@ class HttpVersion:
         return VersionUrls(self._where, self.manifest, self._urls)
 
     def _parts(self, kind: Kind, ids: Ids, columns: Columns) -> Iterator[Any]:
-        """Yield the rows of sorted ids, in parts that the server's limits admit."""
+        """Yield tables with the rows of sorted ids, divided until the server's limits admit each part."""
         asked: dict[str, Any] = {"node_ids" if kind == "nodes" else "root_ids": np.ascontiguousarray(ids)}
         if columns is not None:
             asked["columns"] = list(columns)
@@ -84,13 +84,13 @@ class HttpVersion:
 
 def summaries_of(content: bytes, where: str) -> list[VersionSummary]:
     """Return the versions in a server's list. Raises ServiceError for a malformed list."""
-    return parsed(_Listed, content, where).versions
+    return parsed(_Listed, content, where, "a list of versions").versions
 
 
-def parsed(model: type[Model], content: bytes, where: str) -> Model:
-    """Return the content of a response. Raises ServiceError if malformed."""
+def parsed(model: type[Model], content: bytes, where: str, expected: str) -> Model:
+    """Return the content of a response. Raises ServiceError, which names what was expected, if malformed."""
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        message = f"{where}: expected a {model.__name__}: {error.errors()[0]['msg']}"
+        message = f"{where}: expected {expected}: {error.errors()[0]['msg']}"
         raise ServiceError(message, 200) from error

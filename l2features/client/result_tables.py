@@ -1,4 +1,4 @@
-"""Tables that clients return: joined, in order, and with their provenance."""
+"""The tables that a client returns: joined from parts, ordered, and with their provenance."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ def joined(tables: Sequence[Any]) -> Any:
 
 
 def waiting(table: Any) -> Ids:
-    """Return the unique ids without features yet, sorted."""
+    """Return the distinct ids in a table whose features may still be computed, sorted."""
     mask = pc.is_in(table["status"].cast(pa.string()), pa.array(WAITING))
     return sorted_unique(table["id"].to_numpy()[mask.to_numpy()])
 
 
 def in_order(table: Any, fresh: Any) -> Any:
-    """Return the table; rows of ``fresh``, whose ids are sorted and unique, replace rows with the same id."""
+    """Return the table with its rows replaced by the rows of ``fresh`` that have the same id.
+
+    The ids of ``fresh`` are sorted and unique.
+    """
     ids, known = table["id"].to_numpy(), fresh["id"].to_numpy()
     at = np.searchsorted(known, ids).clip(max=len(known) - 1)
     places = np.where(known[at] == ids, at + len(ids), np.arange(len(ids)))

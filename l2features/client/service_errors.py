@@ -8,7 +8,7 @@ from ..core.errors import L2FeaturesError
 class ServiceError(L2FeaturesError):
     """A server refused a request, or sent a malformed response.
 
-    ``status`` is the HTTP status (0 without an answer), ``code`` the server's name of the error, and
+    ``status`` is the HTTP status (0 without a response), ``code`` the server's name of the error, and
     ``value`` the invalid part of the request. ``request_id`` identifies the request in the server's log.
     """
 
@@ -20,4 +20,4 @@ class ServiceError(L2FeaturesError):
 
 
 class ServiceUnavailable(ServiceError):
-    """A server cannot be reached, or cannot answer at the moment: a transient error."""
+    """A server cannot be reached or cannot respond at the moment: a transient error."""

@@ -1,4 +1,4 @@
-"""The token for a server, from the files in which caveclient keeps it."""
+"""The token for a server, from the files in which caveclient stores tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core.errors import ConfigError
 
 FOLDER, KEY = ".cloudvolume/secrets", "token"
 SHARED = ("cave-secret.json", "chunkedgraph-secret.json")
-"""Files of a token for all servers; the second is an older name."""
+"""Names of the file with a token for all servers; the second is an older name."""
 
 
 def token_files(url: str) -> list[Path]:
@@ -41,14 +41,17 @@ def find_token(url: str) -> str | None:
 
 
 def check_token(token: object, where: str) -> str:
-    """Return a token. Raises ConfigError, without the token, if the token is invalid in an HTTP header."""
+    """Return a token unchanged. Raises ConfigError if it is invalid in an HTTP header.
+
+    The message does not contain the token.
+    """
     if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: expected a token of letters, digits and punctuation")
     return token
 
 
 def is_private(url: str) -> bool:
-    """Return whether requests to a server are private: sent by TLS, or to this machine."""
+    """Return whether requests to a server are private: over TLS, or to this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:

@@ -1,4 +1,4 @@
-"""The data sets file, and the library's only access to the environment.
+"""The data sets file, and the library's only access to environment variables.
 
 The file is PCGL2Cache's YAML, ``<dataset>: {cv_path, l2cache_id}``, with optional keys::
 
@@ -48,11 +48,11 @@ PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 PUBSUB_VARIABLE, BIGTABLE_VARIABLE = "PUBSUB_EMULATOR_HOST", "BIGTABLE_EMULATOR_HOST"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 FLAT, SERVED = "flat", "graphene"
-"""Graphs of a data set without a graph, and of one whose ``cv_path`` is a graph's server."""
+"""Values of ``graph``: for a data set without a graph, and for a ``cv_path`` that is a graph's server."""
 PRECOMPUTED = "precomputed://"
-"""Such paths are not checked here, so that a table can be served without its segmentation."""
+"""Scheme of paths that are not checked here, as a table can be served without its segmentation."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
-"""HOST:PORT of a server."""
+"""Pattern of the HOST:PORT of a server."""
 _CHECKS: dict[str, Callable[[str], object]] = {
     "cv_path": lambda path: (path.startswith(PRECOMPUTED) and path != PRECOMPUTED) or parse_path(path),
     "l2cache_id": TABLE_NAME.fullmatch,
@@ -72,7 +72,7 @@ EXPECTED = {
     "empty_files": "fail or background",
     "versions": "a folder of versions: an absolute path, file:///… or gs://bucket/path",
 }
-"""Valid values of a data set's keys."""
+"""Valid values of a data set's keys, as text for messages."""
 
 
 _Voxels = Annotated[int, Field(gt=0, le=65_535)]
@@ -117,7 +117,7 @@ class Dataset(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Dataset:
         if self.graph == SERVED and not self.served:
-            raise ValueError("graph: graphene needs a cv_path that is graphene://…")
+            raise ValueError(f"key 'graph': graphene needs a cv_path graphene://…, got {self.cv_path!r}")
         voxels = math.prod(self.chunk_size or ())
         if voxels > MAX_CHUNK_VOXELS:
             raise ValueError(
@@ -135,24 +135,27 @@ class Dataset(BaseModel):
 
     @property
     def served(self) -> bool:
-        """Whether ``cv_path`` is a graph's server, which serves the segmentation too."""
+        """Whether ``cv_path`` is the server of a graph, which also serves the segmentation."""
         return self.cv_path.startswith(f"{SERVED}://")
 
     @property
     def graph_url(self) -> str:
-        """The graph's URL; this is ``cv_path`` if its server serves the graph."""
+        """The graph's URL: ``cv_path`` if ``graph`` is ``graphene``, else the value of ``graph``."""
         return self.cv_path if self.graph == SERVED else self.graph
 
     @property
     def graph_id(self) -> str:
-        """Name of the graph, as in a table's meta."""
+        """Name of the graph, as recorded in a table's meta."""
         return source_of(self.graph_url).name_of(self.graph_url)
 
 
 class Datasets(NamedTuple):
-    """A data sets file: its usable data sets by name, and why the others are unusable.
+    """A data sets file.
 
-    ``entries`` is the whole file as parsed.
+    Attributes:
+        usable: the valid data sets, by name.
+        problems: error messages of the invalid data sets, by name.
+        entries: all parsed entries of the file, by name.
     """
 
     file: str
@@ -162,15 +165,15 @@ class Datasets(NamedTuple):
 
     @property
     def errors(self) -> list[str]:
-        """One line per unusable data set."""
+        """One error message for each invalid data set."""
         return [f"data sets file {self.file}: {problem}" for problem in self.problems.values()]
 
 
 def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
-    """Read a data sets file, by default ``$GRAPH_L2CACHE_CONFIG_PATH``, here or at ``gs://…``.
+    """Read a data sets file, on this machine or at ``gs://…``; by default ``$GRAPH_L2CACHE_CONFIG_PATH``.
 
-    Raises ConfigError if the file cannot be read or no data set is usable. The message names the data set,
-    the key and the expected value.
+    Raises ConfigError if the file cannot be read or has no valid data set. The message names the first
+    invalid data set, the key and the expected value.
     """
     datasets = _read(path)
     if not datasets.usable:
@@ -180,12 +183,12 @@ def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """Return the usable data sets of a file. Raises like `read_datasets`."""
+    """Return the valid data sets of a file. Raises ConfigError if the file is unreadable or has none."""
     return read_datasets(path).usable
 
 
 def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return one data set of the file. Raises ConfigError if it is invalid, but not if only others are."""
+    """Return one data set of the file. Raises ConfigError if this data set is invalid or missing."""
     datasets = _read(path)
     if name in datasets.problems:
         raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
@@ -199,7 +202,7 @@ def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Datas
 def _read(path: str | os.PathLike[str] | None) -> Datasets:
     path = path or os.environ.get(CONFIG_VARIABLE)
     if not path:
-        raise ConfigError(f"no data sets file: give --config FILE or set {CONFIG_VARIABLE}")
+        raise ConfigError(f"no data sets file is given: pass --config FILE or set {CONFIG_VARIABLE}")
     file = os.fspath(path)
     entries, unreadable = read_entries(file)
     datasets = Datasets(file, {}, {}, entries)
@@ -216,17 +219,19 @@ def _read(path: str | os.PathLike[str] | None) -> Datasets:
 def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
     """Return the data set that PCGL2Cache's arguments describe, without a data sets file.
 
-    The graph is read from the server at ``cv_path`` if that server has the graph ``graph_id``; otherwise from
-    the table of that name in the environment's Bigtable instance. The store is this instance if the
-    environment names one, or else a file in the current folder. Raises ConfigError if an argument is invalid,
-    or if the graph is in neither place.
+    The environment variables ``BIGTABLE_PROJECT`` and ``BIGTABLE_INSTANCE`` name a Bigtable instance. If
+    ``cv_path`` is the URL of the graph ``graph_id`` on a server, the graph is read from this server;
+    otherwise from the table ``graph_id`` of the instance. The store is the instance, or a file in the current
+    folder if the variables are unset. Raises ConfigError if an argument is invalid, or if ``cv_path`` is not
+    the graph's URL and the variables are unset.
     """
     served = cv_path.startswith(f"{SERVED}://") and source_of(cv_path).name_of(cv_path) == graph_id
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
     if not served and not (project and instance):
         raise ConfigError(
-            f"graph {graph_id!r} is not that of {cv_path}: expected graphene://https://HOST/segmentation/table/"
-            f"{graph_id}, or ${PROJECT_VARIABLE} and ${INSTANCE_VARIABLE} of its table"
+            f"cv_path {cv_path} is not the URL of graph {graph_id!r}: expected graphene://https://HOST/"
+            f"segmentation/table/{graph_id}, or the Bigtable instance of the graph's table in "
+            f"${PROJECT_VARIABLE} and ${INSTANCE_VARIABLE}"
         )
     entry = {
         "cv_path": cv_path,
@@ -239,10 +244,10 @@ def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
 def datasets_of_table(
     datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
 ) -> list[Dataset]:
-    """Return the data sets that a message names, by their own name or by their graph's table.
+    """Return the data sets that a message's ``table_id`` names: by the data set's name or by its graph's.
 
-    A graph may have several tables of features; ``l2cache_id`` selects one. Of data sets that share a table,
-    only the first is returned. The list is empty if nothing matches.
+    A graph may have several tables of features; ``l2cache_id`` selects one table. If several data sets have
+    the same table of features, only the first of them is returned. The list is empty if nothing matches.
     """
     found: dict[tuple[str, str], Dataset] = {}
     for d in datasets:
@@ -253,7 +258,7 @@ def datasets_of_table(
 
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
-    """Return the environment in which the HTTP server serves these data sets."""
+    """Return the environment variables with which the HTTP server serves the data sets file ``path``."""
     file = os.fspath(path)
     variables = {
         CONFIG_VARIABLE: file if file.startswith(BUCKETS) else str(Path(file).resolve()),
@@ -282,7 +287,7 @@ def emulator_address(variable: str) -> str | None:
 
 
 def url_prefix() -> str:
-    """Return the first part of the HTTP server's paths, such as ``/l2cache``."""
+    """Return the prefix of the HTTP server's URL paths, such as ``/l2cache``."""
     parts = os.environ.get(PREFIX_VARIABLE, "l2cache").split("/")
     return "".join(f"/{part}" for part in parts if part)
 
@@ -290,7 +295,7 @@ def url_prefix() -> str:
 def _dataset(file: str, name: str, entry: Any) -> Dataset:
     where = f"data set {name!r}"
     if not DATASET_NAME.fullmatch(name):
-        raise ConfigError(f"{where}: expected a name of letters, digits, '_', '-' and '.'")
+        raise ConfigError(f"{where}: expected a name of 1 to 100 letters, digits, '_', '-' and '.'")
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: expected a mapping with cv_path and l2cache_id, got {entry!r}")
     unknown = [key for key in entry if key not in EXPECTED]
@@ -312,7 +317,11 @@ def _dataset(file: str, name: str, entry: Any) -> Dataset:
 
 
 def _default_store(file: str, entry: dict[str, Any]) -> str | None:
-    """Return the environment's Bigtable instance, as in PCGL2Cache, or a file beside the data sets file."""
+    """Return the store of a data set that names none.
+
+    This is the Bigtable instance that environment variables name, as in PCGL2Cache, or else a SQLite file
+    beside the data sets file. None if the data sets file is in a bucket.
+    """
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
     if project and instance:
         return f"bigtable://{project}/{instance}"

@@ -1,4 +1,4 @@
-"""The data sets file's YAML, parsed entry by entry, so that a broken one does not affect the others."""
+"""Parse the data sets file's YAML entry by entry, so that a broken entry does not affect the others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..core.errors import ConfigError
 BUCKETS = "gs://"
 CONNECT_S, BUCKET_TIMEOUT_S = 5.0, 30.0
 NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""Errors that PyYAML raises for invalid text, or for values that contradict their tag."""
+"""Errors that PyYAML raises for invalid text, and for values that contradict their YAML tag."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 Entries = tuple[dict[str, Any], dict[str, str]]
-"""Parsed entries by name, and the problems of unreadable ones."""
+"""Parsed entries by name, and the problems of unreadable entries by name."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,13 +28,13 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
+                    None, None, f"key {key!r} occurs twice: expected once", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
 def read_entries(file: str) -> Entries:
-    """Return the entries of a data sets file, here or at ``gs://…``.
+    """Return the entries of a data sets file on this machine or at ``gs://…``.
 
     Raises ConfigError if the file cannot be read, or is not a YAML mapping of data sets.
     """
@@ -76,7 +76,7 @@ def _parse(text: str, file: str) -> Entries:
         for key, node in root.value:
             name = str(loader.construct_object(key, deep=True))
             if name in values:
-                problems[name] = f"key {name!r} is given twice"
+                problems[name] = f"key {name!r} occurs twice: expected once"
             try:
                 values[name] = loader.construct_object(node, deep=True)
             except NOT_YAML as error:

@@ -1,7 +1,7 @@
 """Check that Google services, or their emulators, can be reached.
 
-Google's clients retry a call for a minute, which is right during a job. Before it begins, a wrong address or
-an unreachable host is reported at once.
+Google's clients retry a call for a minute, which is right during a job. Before a job begins, these checks
+report a wrong address or an unreachable host within seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.c
 
 
 def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
-    """Raise ``kind`` if ``url`` is a Bigtable URL and Bigtable is unreachable. Other URLs pass."""
+    """Raise ``kind`` if ``url`` is a Bigtable URL and Bigtable is unreachable. Ignore other URLs."""
     if url.startswith("bigtable://"):
         _check(url, BIGTABLE_VARIABLE, BIGTABLE_HOST, kind, "bigtable")
 

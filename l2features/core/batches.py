@@ -1,4 +1,4 @@
-"""Items in batches of a limited size."""
+"""Divide items into batches of a limited size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def batched(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Yield items in batches, each of at most ``most`` in total size; a larger item is a batch by itself."""
+    """Yield items in batches of at most ``most`` in total size. A larger item becomes a batch by itself."""
     batch: list[T] = []
     room = most
     for item in items:

@@ -1,8 +1,9 @@
-"""Boxes of chunks, and the order in which their chunks are visited.
+"""Boxes of chunks, and the order in which the chunks of a box are visited.
 
-The order is fixed and scattered, so that writers do not crowd on neighbouring row keys: position ``i`` is
-chunk ``i * stride mod n`` of the box, with a stride near the golden section of ``n`` and coprime to it. It
-needs no memory, and any part of it can be enumerated alone.
+The order is fixed. It scatters neighbouring chunks, to keep concurrent writers off neighbouring row keys:
+position ``i`` is chunk ``i * stride mod n`` of the box's ``n`` chunks. The stride is coprime to ``n`` and
+near 0.618 ``n`` (the golden section). The order takes no memory, and any range of positions can be listed
+alone.
 
     >>> ChunkBox((0, 0, 0), (2, 2, 1)).positions(0, 4).tolist()
     [[0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0]]
@@ -45,15 +46,15 @@ class ChunkBox:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
 
     def in_order(self) -> Iterator[Chunk]:
-        """Yield the chunks in the order of their ids."""
+        """Yield the chunks, sorted by chunk id."""
         for offset in np.ndindex(*self.shape):
             x, y, z = (a + b for a, b in zip(self.start, offset, strict=True))
             yield Chunk(x, y, z)
 
     def positions(self, first: int, last: int) -> npt.NDArray[np.int64]:
-        """Return the chunks at positions ``first`` to ``last`` - 1, shape (n, 3).
+        """Return the coordinates of the chunks at positions ``first`` to ``last`` - 1, shape (n, 3).
 
-        Positions are in the scattered order of this module, not in the order of ids.
+        Positions count in the scattered order of this module, not in the order of ids.
         """
         n = len(self)
         order = np.arange(first, min(last, n), dtype=np.uint64) * np.uint64(_stride(n)) % np.uint64(max(n, 1))
@@ -62,10 +63,10 @@ class ChunkBox:
 
 
 class FileCounts(NamedTuple):
-    """Counts of a chunk's segmentation files; in a sharded segmentation, of its blocks.
+    """Counts of a chunk's segmentation files, or of its blocks if the segmentation is sharded.
 
-    ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts missing files answered with 403.
-    ``empty`` files have 0 bytes. Missing and empty files are background.
+    ``expected`` = ``read`` + ``missing`` + ``empty``. ``empty`` files have 0 bytes. ``forbidden`` is how many
+    of the missing files the server answered with HTTP 403. Missing and empty files are read as background.
     """
 
     expected: int = 0
@@ -76,7 +77,7 @@ class FileCounts(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every file was read."""
+        """Whether all expected files were read, and there was at least one."""
         return 0 < self.expected == self.read
 
     @property
@@ -85,7 +86,7 @@ class FileCounts(NamedTuple):
         return self.missing + self.empty
 
     def plus(self, other: FileCounts) -> FileCounts:
-        """Return the sum, count by count."""
+        """Return the counts of both, added field by field."""
         return FileCounts(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __str__(self) -> str:
@@ -99,18 +100,21 @@ NO_FILES = FileCounts()
 
 
 def whole_box(grid: Triple) -> ChunkBox:
-    """Return all chunks of a grid."""
+    """Return the box of all chunks of a grid."""
     return ChunkBox((0, 0, 0), grid)
 
 
 def centre_box(grid: Triple) -> ChunkBox:
-    """Return the 2 x 2 x 2 chunks at the centre, fewer in a smaller grid."""
+    """Return the box of 2 x 2 x 2 chunks at a grid's centre; 1 chunk along an axis that has only 1."""
     x, y, z = ((n - 1) // 2 for n in grid)
     return ChunkBox((x, y, z), (min(x + 2, grid[0]), min(y + 2, grid[1]), min(z + 2, grid[2])))
 
 
 def parse_box(text: str, grid: Triple) -> ChunkBox:
-    """Parse "x0:x1,y0:y1,z0:z1". Raises ConfigError for a box that is empty or leaves the grid."""
+    """Parse "x0:x1,y0:y1,z0:z1", ends excluded.
+
+    Raises ConfigError for other text, and for a box that is empty or not inside the grid.
+    """
     match = _BOX.fullmatch(text.replace(" ", ""))
     if not match:
         raise ConfigError(f"chunks {text!r}: expected x0:x1,y0:y1,z0:z1")

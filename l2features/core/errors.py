@@ -1,4 +1,4 @@
-"""Errors a user can act on. Everything else is a defect and keeps its traceback."""
+"""Errors that a user can act on. Any other exception is a bug, and is shown with its traceback."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-"""Exit statuses of commands: an error, a wrong option or data sets file, a signal."""
+"""Exit statuses of commands after an error, after a wrong option or data sets file, and after a signal."""
 
 
 class L2FeaturesError(Exception):
-    """Base of the errors whose message is meant for the user."""
+    """Base class of the errors whose message is meant for the user."""
 
 
 class ConfigError(L2FeaturesError):
@@ -20,7 +20,7 @@ class ConfigError(L2FeaturesError):
 
 
 class ReadTimeout(L2FeaturesError):
-    """A read takes longer than its deadline allows."""
+    """A read did not finish before its deadline."""
 
 
 class VolumeError(L2FeaturesError):
@@ -44,15 +44,15 @@ class StoreError(L2FeaturesError):
 
 
 class UnknownFormat(StoreError):
-    """Stored data has a format that this version cannot read: a newer version wrote it."""
+    """Stored data has a format that this version of l2features cannot read: a newer version wrote it."""
 
 
 class StoreUnavailable(StoreError):
     """A store cannot be reached, or did not answer in time: a transient error."""
 
 
-MAKE_TABLE = "an ingest with --create makes it"
-"""What the message of `TableNotFound` ends with."""
+MAKE_TABLE = "create it by an ingest with --create"
+"""End of each message of `TableNotFound`."""
 
 
 class TableNotFound(StoreError):
@@ -60,19 +60,19 @@ class TableNotFound(StoreError):
 
 
 class TableExists(StoreError):
-    """The table exists with a different meta."""
+    """The table exists, but its meta (graph, segmentation, timestamp, geometry) differs."""
 
 
 class VersionError(L2FeaturesError):
-    """A version cannot be read or written, or its files are malformed."""
+    """A version (frozen table) cannot be read or written, or its files are malformed."""
 
 
 class VersionNotFound(VersionError):
-    """There is no version of this number."""
+    """No version has the requested number."""
 
 
 class DamagedVersion(VersionError):
-    """A file of a version is missing, truncated or malformed; ``path`` is relative to the folder."""
+    """A file of a version is missing, truncated or malformed; ``path`` begins at the versions' folder."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -83,11 +83,11 @@ class DamagedVersion(VersionError):
 
 
 class VersionTimeout(ReadTimeout, VersionError):
-    """A read of a version takes longer than its deadline allows."""
+    """A read of a version did not finish before its deadline."""
 
 
 class LookupTooLarge(VersionError):
-    """A lookup in a version exceeds a limit on ``what``: rows, or row groups."""
+    """A lookup in a version needs more rows or row groups (``what``) than ``limit``."""
 
     def __init__(self, what: str, count: int, limit: int) -> None:
         super().__init__(what, count, limit)
@@ -98,7 +98,7 @@ class LookupTooLarge(VersionError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error in one line, with its type if the message alone may be unclear."""
+    """Return an error's type and message in one line; for ValueError and StorageError, only the message."""
     text = " ".join(_ANSI.sub("", str(error)).split())
     if type(error).__name__ in ("ValueError", "StorageError") and text:
         return text

@@ -1,4 +1,4 @@
-"""Extras of the package: optional dependencies, which a light installation lacks."""
+"""Extras of the package: groups of optional dependencies, as in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ EXTRAS = {
     "query": ("duckdb", "polars"),
     "viewer": ("neuroglancer",),
 }
-"""Modules by the extra of pyproject.toml that installs them; a package stands for its modules."""
+"""Modules that each extra of pyproject.toml installs; a package's name stands for all its modules."""
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
 
 
 @contextmanager
 def naming_extras(extra: str | None = None) -> Iterator[None]:
-    """Turn the ModuleNotFoundError of an optional dependency into a ConfigError that names its extra.
+    """Turn the ModuleNotFoundError of an optional dependency into a ConfigError that names an extra.
 
-    ``extra`` is the extra to name; by default `EXTRAS` determines it.
+    The error names ``extra``, or by default the extra of `EXTRAS` that installs the missing module.
     """
     try:
         yield

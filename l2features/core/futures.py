@@ -1,4 +1,4 @@
-"""Functions that run in a daemon thread, and calls that threads share."""
+"""Run functions in daemon threads, and merge equal calls of concurrent threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
-    """Run a function in a daemon thread."""
+    """Run a function in a daemon thread; return the future of its result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -35,10 +35,10 @@ class Beside:
         self._free = threading.BoundedSemaphore(most)
 
     def start(self, call: Callable[[], T]) -> Callable[[], T]:
-        """Start a call; return the function that waits for its result, or raises its error.
+        """Start a call; return a function that waits for the call's result, or raises the call's error.
 
-        That function may be called several times. If the call got no thread and failed, each call of the
-        function repeats it.
+        The function may be called several times. If no thread was free and the call failed, the function runs
+        the call again each time.
         """
         if not self._free.acquire(blocking=False):
             return cache(call)
@@ -59,9 +59,9 @@ class SharedCalls:
         self._running: dict[Hashable, Future[Any]] = {}
 
     def run(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
-        """Return the result of a call with this key that is in progress, or else of ``call``.
+        """Return the result of the call with this key that is in progress; if there is none, run ``call``.
 
-        ``call`` also runs if the call in progress fails, or if that call's result is not ``usable``.
+        ``call`` also runs if the call in progress fails, or if the result of that call is not ``usable``.
         """
         with self._lock:
             running = self._running.get(key)

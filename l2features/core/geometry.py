@@ -29,17 +29,17 @@ class Chunk(NamedTuple):
 Triple = tuple[int, int, int]
 MAX_CHUNK_VOXELS = 2**31 - 1
 GRAPH_BITS = 10
-"""Bits per axis of a chunk's coordinates, as in PyChunkedGraph, if the grid fits into them."""
+"""Bits of a chunk's coordinate on each axis, as in PyChunkedGraph; a larger grid takes more."""
 ROOM_BITS = 16
-"""Minimum bits for the segments of a chunk, unless it has fewer voxels."""
+"""Minimum bits of an id for the segments of a chunk; chunks of fewer than 2^16 voxels need fewer."""
 
 
 _TRIPLES = ("resolution", "voxel_offset", "voxel_size", "chunk_size")
-"""Names of these in the JSON of a geometry."""
+"""Fields of a geometry that are three numbers in JSON."""
 
 
 def as_triple(values: Any) -> Triple:
-    """Return three integers. Raises ValueError for another number of values."""
+    """Return three values as integers. Raises ValueError unless there are exactly three."""
     x, y, z = (int(v) for v in values)
     return x, y, z
 
@@ -76,7 +76,7 @@ class Geometry:
 
     @cached_property
     def grid(self) -> Triple:
-        """Chunks along each axis; the last ones may be partial."""
+        """Number of chunks along x, y and z; the last chunk along an axis may be partial."""
         x, y, z = (-(-size // step) for size, step in zip(self.voxel_size, self.chunk_size, strict=True))
         return x, y, z
 
@@ -86,11 +86,11 @@ class Geometry:
         return x * y * z
 
     def chunk_id(self, chunk: Chunk) -> int:
-        """Return the id of a chunk, in layer 2."""
+        """Return the layer-2 id of a chunk."""
         return self.layout.chunk_id(*chunk)
 
     def in_grid(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Return whether chunk coordinates (n, 3) lie in the grid, shape (n,)."""
+        """Return whether each of the chunk coordinates (n, 3) lies in the grid, shape (n,)."""
         xyz = np.asarray(coordinates)
         outside = (xyz < 0) | (xyz >= np.array(self.grid))
         return ~np.asarray(outside @ np.ones(3, dtype=bool))  # faster than any(axis=-1)
@@ -101,21 +101,22 @@ class Geometry:
             raise ConfigError(f"chunk {chunk}: expected coordinates below {Chunk(*self.grid)}")
 
     def is_node(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether ids have layer 2 and a chunk in the grid, shape (n,)."""
+        """Return whether each id is of layer 2 and its chunk lies in the grid, shape (n,)."""
         shifts, masks, flipped, limits = self._node_fields
         return np.asarray(((ids >> shifts & masks ^ flipped) < limits).all(axis=0))
 
     def node_origins(self, ids: Ids) -> npt.NDArray[np.int64]:
-        """Return the first voxel of the chunk of each L2 node, (n,) -> (n, 3)."""
+        """Return the lowest voxel of each L2 node's chunk, shape (n,) -> (n, 3)."""
         shifts, masks, _, _ = self._node_fields
         return self.origins((ids >> shifts[:3] & masks[:3]).T)
 
     @cached_property
     def _node_fields(self) -> npt.NDArray[np.uint64]:
-        """Of x, y, z and the layer of an L2 node, shape (4 properties, 4 fields, 1).
+        """Constants for taking L2 ids apart, shape (4 properties, 4 fields, 1).
 
-        The properties are the lowest bit, the mask, the bits to flip, and a limit. The flipped fields of a
-        node are below their limits: flipping turns layer 2 into 0.
+        The fields are x, y, z and the layer. The properties are the lowest bit of a field, its mask, the bits
+        to flip in it, and a limit. All flipped fields of an L2 node are below their limits: flipping turns
+        layer 2 into 0, and the limit of the layer is 1.
         """
         layer_bits = self.layout.layer_bits
         x, y, z = self.layout.axis_bits(L2)
@@ -125,7 +126,7 @@ class Geometry:
         return np.array([lowest, masks, [0, 0, 0, L2], [*self.grid, 1]], dtype=np.uint64)[..., None]
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return the first voxel of chunks, (n, 3) -> (n, 3)."""
+        """Return the lowest voxel of each chunk from chunk coordinates, shape (n, 3) -> (n, 3)."""
         return (
             np.array(self.voxel_offset, dtype=np.int64)
             + np.asarray(coordinates, dtype=np.int64) * self.chunk_size
@@ -140,7 +141,10 @@ class Geometry:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Geometry:
-        """Return the geometry of `to_json`. Raises ValueError or KeyError for other text."""
+        """Return the geometry that `to_json` wrote.
+
+        Raises ValueError, KeyError, TypeError or AttributeError for any other text.
+        """
         d: dict[str, Any] = json.loads(text)
         layout = IdLayout({int(k): v for k, v in d["spatial_bits"].items()}, int(d["layer_bits"]))
         return cls(**{name: tuple(d[name]) for name in _TRIPLES}, layout=layout)
@@ -149,8 +153,8 @@ class Geometry:
 def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
     """Return the id layout of a data set without a graph.
 
-    The layout has 10 bits per axis, as in PyChunkedGraph; for a larger grid, the bits that each axis needs.
-    Raises ConfigError if too few bits are left for the segments of a chunk.
+    The layout has 10 bits per axis, as in PyChunkedGraph; in a grid of more than 1,024 chunks along an axis,
+    the bits that each axis needs. Raises ConfigError if too few bits are left for the segments of a chunk.
     """
     needed = tuple(int(n - 1).bit_length() for n in grid)
     x, y, z = needed if max(needed) > GRAPH_BITS else (GRAPH_BITS,) * 3

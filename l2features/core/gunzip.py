@@ -1,4 +1,4 @@
-"""Decompression of gzip that clients send, within limits."""
+"""Decompress gzip data that clients send, within limits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Iterable
 
 MAX_MEMBERS = 1000
-"""Members of a gzip file; many empty ones would take long."""
+"""Maximum members (concatenated gzip streams) of a file, as many empty members would take long."""
 _GZIP = 31
-"""zlib's wbits of a gzip stream."""
+"""Value of zlib's ``wbits`` that selects the gzip format."""
 
 
 class GunzipTooLarge(ValueError):
@@ -28,14 +28,14 @@ def gunzipped(pieces: Iterable[bytes], most: int) -> bytearray:
             if ended:
                 unpacker, members = zlib.decompressobj(_GZIP), members + 1
                 if members > MAX_MEMBERS:
-                    raise ValueError(f"more than {MAX_MEMBERS} members")
+                    raise ValueError(f"the gzip file has too many members: expected {MAX_MEMBERS} at most")
             try:
                 out += unpacker.decompress(piece, most + 1 - len(out))
             except zlib.error as error:
                 raise ValueError(str(error)) from error
             if len(out) > most:
-                raise GunzipTooLarge(f"more than {most} bytes")
+                raise GunzipTooLarge(f"the gzip content is too large: expected {most} bytes at most")
             piece, ended = unpacker.unused_data, unpacker.eof
     if not ended:
-        raise ValueError("the content ends too early")
+        raise ValueError("the gzip content ends too early: expected the end of its last member")
     return out

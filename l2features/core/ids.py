@@ -1,8 +1,9 @@
 """Node ids (uint64): layer, chunk coordinates and row keys.
 
-From the top: the layer (``layer_bits`` bits, 8 in every known graph), then x, y and z of the chunk
-(``spatial_bits[layer]`` bits each, or a triple of bits where the axes differ), then the segment. The spatial
-bits differ between layers and between graphs, so they are data. A chunk id is a node id with segment 0.
+From its highest bit on, an id holds the layer (``layer_bits`` bits, 8 in every known graph), x, y and z of
+the chunk (``spatial_bits[layer]`` bits each, or a triple of bits where the axes differ), and the segment. The
+spatial bits differ between layers and between graphs, so an `IdLayout` holds them. A chunk id is a node id
+with segment 0.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ AxisBits = tuple[int, int, int]
 KEY_DIGITS = 20
 L2 = 2
 AN_ID = f"expected an integer from 0 to {(1 << 64) - 1}"
-_NO_FLOAT = f"{AN_ID}; floats, which a column with nulls becomes, cannot hold an id exactly"
+_NO_FLOAT = f"{AN_ID}; floats cannot hold every id exactly, and a column with nulls may have become floats"
 _LAST_KEY = b"%d" % ((1 << 64) - 1)
 _POWERS = 10_000 ** np.arange(KEY_DIGITS // 4 - 1, -1, -1, dtype=np.uint64)
 
@@ -52,7 +53,7 @@ def parse_id(text: str) -> int:
 
 
 def numbered_ids(chunk_id: int, n: int) -> Ids:
-    """Return the ids of a chunk's first n nodes, which are numbered from 1 on, shape (n,)."""
+    """Return ``chunk_id`` + 1 to ``chunk_id`` + ``n``, the ids of a chunk's nodes 1 to ``n``, shape (n,)."""
     return np.uint64(chunk_id) + np.arange(1, n + 1, dtype=np.uint64)
 
 
@@ -73,29 +74,33 @@ class IdLayout:
         for layer in uniform:
             bits = self.axis_bits(layer)
             if not 0 < layer < 1 << self.layer_bits or min(bits) < 0 or self.layer_bits + sum(bits) >= 64:
-                raise ValueError(f"layer {layer} with {_described(bits)} does not fit into 64 bits")
+                raise ValueError(
+                    f"layer {layer} with {_described(bits)} does not fit into 64 bits: "
+                    f"expected a layer from 1 to {(1 << self.layer_bits) - 1}, "
+                    f"and less than {64 - self.layer_bits} bits in all"
+                )
 
     def layers(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Return the layer of each id, shape (n,)."""
         return (as_ids(ids) >> np.uint64(64 - self.layer_bits)).astype(np.int64)
 
     def axis_bits(self, layer: int) -> AxisBits:
-        """Return the bits of x, y and z. Raises ValueError for an unknown layer."""
+        """Return the number of bits for x, y and z in a layer. Raises ValueError for an unknown layer."""
         if layer not in self.spatial_bits:
             raise ValueError(f"layer {layer} is unknown: expected one of {sorted(self.spatial_bits)}")
         bits = self.spatial_bits[layer]
         return (bits, bits, bits) if isinstance(bits, int) else bits
 
     def segment_bits(self, layer: int) -> int:
-        """Return the number of bits for the segments of one chunk. Raises ValueError for an unknown layer."""
+        """Return the number of bits for the segment in a layer. Raises ValueError for an unknown layer."""
         return 64 - self.layer_bits - sum(self.axis_bits(layer))
 
     def known(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether the layout knows each id's layer, shape (n,)."""
+        """Return whether ``spatial_bits`` has the layer of each id, shape (n,)."""
         return self._known[self.layers(ids)]
 
     def chunk_coordinates(self, ids: Ids) -> npt.NDArray[np.int64]:
-        """Return the chunk coordinates of ids of any layers, shape (n, 3)."""
+        """Return the chunk coordinates of ids, shape (n, 3); the ids may be of different layers."""
         ids = as_ids(ids)
         bits = self._bits_of(ids)
         return (ids >> bits[:3] & bits[3:6]).astype(np.int64).T
@@ -106,7 +111,7 @@ class IdLayout:
 
     @cached_property
     def _bits(self) -> dict[int, npt.NDArray[np.uint64]]:
-        """By layer, shape (7, 1): the lowest bits of x, y and z, their masks, and the segment's."""
+        """By layer, shape (7, 1): the lowest bits of x, y and z; the masks of x, y, z and the segment."""
         found = {}
         for layer in self.spatial_bits:
             segment, axes = self.segment_bits(layer), self.axis_bits(layer)
@@ -116,7 +121,7 @@ class IdLayout:
         return found
 
     def _bits_of(self, ids: Ids) -> npt.NDArray[np.uint64]:
-        """Return `_bits` of each id, shape (7, n), or (7, 1) where all ids have one layer."""
+        """Return `_bits` of each id's layer, shape (7, n); (7, 1) if all ids are of one layer."""
         layers = self.layers(ids)
         if len(layers) and (layers == layers[0]).all():
             return self._bits_of_layer(int(layers[0]))
@@ -166,7 +171,7 @@ class IdLayout:
 
 
 def _shortest(bits: int | AxisBits) -> int | AxisBits:
-    """Return one number if all axes have the same bits."""
+    """Return one number of bits if all axes have the same, else the three numbers."""
     if isinstance(bits, int):
         return bits
     x, y, z = (int(n) for n in bits)
@@ -186,7 +191,7 @@ def sorted_unique(ids: Ids) -> Ids:
 
 
 def group_starts(values: np.ndarray) -> npt.NDArray[np.intp]:
-    """Return where each group of equal neighbours begins, shape (groups,).
+    """Return the index at which each run of equal values begins, shape (runs,).
 
     >>> group_starts(np.array([4, 4, 7, 4])).tolist()
     [0, 2, 3]
@@ -202,7 +207,7 @@ def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
 
 
 def to_bytes(ids: Ids) -> bytes:
-    """Return ids as little-endian uint64."""
+    """Return ids as bytes: little-endian, 8 bytes for each id."""
     return ids.astype("<u8").tobytes()
 
 
@@ -221,12 +226,12 @@ def row_keys(ids: Ids) -> list[bytes]:
 
 @cache
 def _four_digits() -> npt.NDArray[np.bytes_]:
-    """Return the digits of the numbers below 10,000."""
+    """Return the numbers from 0 to 9999 as four digits each, shape (10000,)."""
     return np.array([b"%04d" % i for i in range(10_000)])
 
 
 def ids_of_row_keys(keys: list[bytes]) -> Ids:
-    """Return the ids of row keys. Raises ValueError for a key that is not a padded id."""
+    """Return the ids that `row_keys` encoded. Raises ValueError for a key that is not 20 digits of an id."""
     for key in keys:
         if len(key) != KEY_DIGITS or not key.isdigit() or key > _LAST_KEY:
             raise ValueError(f"{key!r} is not a row key: expected the {KEY_DIGITS} digits of an id")

@@ -1,6 +1,7 @@
-"""Compilation with numba, and a cache on disk that each package invalidates as a whole.
+"""Compilation with numba, cached on disk; a change of a compiled module invalidates its whole package.
 
-The cache locators are numba's own classes and not a stable interface: pyproject.toml pins numba.
+The classes here extend numba's cache locators, which are not a stable interface, so pyproject.toml pins
+numba.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, Use
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
-"""Marks a module of compiled functions."""
+"""Source text by which a module with compiled functions is recognized."""
 
 
 @cache
 def _stamp(package: Path) -> str:
-    """Return a digest of a package's modules of compiled functions, which inline one another."""
+    """Return one digest of all compiled modules of a package, as their functions inline one another."""
     sources = [path.read_bytes() for path in sorted(package.glob("*.py"))]
     return hashlib.sha256(b"\0".join([s for s in sources if COMPILED.search(s)])).hexdigest()
 
 
 class _PackageStamp:
-    """Invalidates a function when any module of its package changes, not only its own as numba does.
+    """Invalidates a cached function when any compiled module of the function's package changes.
 
-    The stamp is part of the file names, so that no outdated file is opened: it may name deleted classes.
+    Numba alone checks only the function's own module. The digest of the package is part of the names of cache
+    files, because an outdated file may name deleted classes and cannot be opened.
     """
 
     package: Path
@@ -64,24 +66,31 @@ class UserWide(_PackageStamp, UserWideCacheLocator):
 
 
 def compiled(function: F) -> F:
-    """Compile a function on first use, to run without the GIL; cache it on disk if a folder is writable."""
+    """Compile a function on its first call, to run without the GIL.
+
+    The compiled code is cached on disk; if no folder for the cache is writable, a warning is logged.
+    """
     before = numba.config.CACHE_LOCATOR_CLASSES
     places = before or ",".join(f"{__name__}.{place.__name__}" for place in (UserProvided, InTree, UserWide))
     numba.config.CACHE_LOCATOR_CLASSES = places
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError as error:
-        logging.getLogger(__name__).warning("compiling %s in every process: %s", function.__name__, error)
+        logging.getLogger(__name__).warning(
+            "compiling %s in every process: %s: set NUMBA_CACHE_DIR to a writable folder",
+            function.__name__,
+            error,
+        )
         return numba.njit(nogil=True)(function)
     finally:
         numba.config.CACHE_LOCATOR_CLASSES = before
 
 
 def inlined(function: F) -> F:
-    """Inline the function into each caller."""
+    """Have numba inline the function into each caller."""
     return numba.njit(inline="always")(function)
 
 
 def embedded(function: F) -> F:
-    """Compile the function into each caller by LLVM; this is faster than `inlined` for large functions."""
+    """Have LLVM inline the function into each caller; large functions compile faster than with `inlined`."""
     return numba.njit(nogil=True, forceinline=True)(function)

@@ -1,4 +1,4 @@
-"""Paths of segmentations: the forms that people write, and the one of this project.
+"""Parse paths of segmentations, in the forms of cloud-volume and of Neuroglancer.
 
 >>> parse_path("gs://bucket/seg/|neuroglancer-precomputed:")
 Location(format='precomputed', url='gs://bucket/seg')

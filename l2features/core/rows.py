@@ -15,7 +15,7 @@ from .ids import Ids, as_ids
 from .schema import ATTRIBUTES, BY_NAME, COLUMN, FEATURES, FLAGS, NAMES, SIZE
 
 NOT_COMPUTED = bytes(8)
-"""Value of ``size_nm3``, the only cell of a row that could not be computed."""
+"""Stored ``size_nm3`` of a row that could not be computed; such a row has no other cell."""
 
 _RECORD, _MASK = np.dtype((np.void, FEATURES.itemsize)), np.dtype((np.void, len(NAMES)))
 
@@ -24,7 +24,7 @@ _RECORD, _MASK = np.dtype((np.void, FEATURES.itemsize)), np.dtype((np.void, len(
 def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     """Return which columns of ``Rows.present`` belong to these attributes: a mask, shape (attributes,).
 
-    ``present @ columns`` tells which rows have any of them, and is faster than ``any(axis=1)``.
+    ``present @ columns`` tells which rows have any of the attributes, and is faster than ``any(axis=1)``.
     """
     columns = np.isin(NAMES, names)
     columns.flags.writeable = False
@@ -32,7 +32,7 @@ def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
 
 
 def as_items(mask: npt.NDArray[np.bool_]) -> np.ndarray:
-    """View a mask (n, attributes) as one item per row, shape (n,), which numpy copies ten times faster."""
+    """View a mask (n, attributes) as n items, one per row; numpy copies these items ten times faster."""
     return mask.view(_MASK)[:, 0]
 
 
@@ -56,7 +56,7 @@ class Rows:
 
     @classmethod
     def empty(cls, ids: Any) -> Rows:
-        """Return rows without any attribute."""
+        """Return rows of these ids in which no attribute is present."""
         ids = as_ids(ids)
         features = np.zeros(len(ids), dtype=FEATURES)
         features["label"] = ids
@@ -64,7 +64,11 @@ class Rows:
 
     @classmethod
     def joined(cls, ids: Ids, parts: Sequence[Rows]) -> Rows:
-        """Return the rows of sorted, unique ids from parts in any order, which may have rows of other ids."""
+        """Return the rows of sorted, unique ``ids``, each from the part that has the row.
+
+        The parts may be in any order and may have rows of other ids. An id that no part has gets an empty
+        row.
+        """
         if len(parts) == 1 and np.array_equal(parts[0].ids, ids):
             return parts[0]
         rows = cls.empty(ids)
@@ -88,12 +92,12 @@ class Rows:
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
-        """Whether the table has the row, shape (n,)."""
+        """Whether the table has each row, shape (n,)."""
         return np.asarray(self.present @ columns_of(NAMES))
 
     @property
     def not_computed(self) -> npt.NDArray[np.bool_]:
-        """Whether the row could not be computed, shape (n,)."""
+        """Whether each row is one that could not be computed, shape (n,)."""
         return self.present[:, COLUMN[SIZE]] & (self.features[SIZE] == 0)
 
     def __len__(self) -> int:
@@ -107,7 +111,7 @@ class Rows:
         return Rows(self.features.take(places), self.present.take(places, axis=0))
 
     def put(self, places: npt.NDArray[Any] | slice, rows: Rows) -> None:
-        """Replace the rows at these indices, in this slice, or where this mask is true.
+        """Replace the rows at ``places`` (indices, a slice, or a mask) by ``rows``.
 
         Records are copied as bytes, because numpy copies a structured dtype field by field.
         """
@@ -116,13 +120,16 @@ class Rows:
 
 
 def set_flags(rows: Rows) -> None:
-    """Set each flag of the records to whether the attributes of its condition are present."""
+    """Set each flag of the records: true where an attribute that depends on the flag is present."""
     for flag, columns in _FLAG_COLUMNS.items():
         rows.features[flag] = rows.present @ columns
 
 
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield the cells (qualifier, value) of each row, in schema order; absent attributes are empty."""
+    """Yield for each row its cells (qualifier, value), in the order of the schema.
+
+    The value of an absent attribute is empty. A row that could not be computed has only `NOT_COMPUTED`.
+    """
     columns = []
     for attribute in ATTRIBUTES:
         raw, step = np.ascontiguousarray(features[attribute.name]).tobytes(), attribute.nbytes
@@ -137,9 +144,9 @@ def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
 
 
 def served_column(rows: Rows, geometry: Geometry, name: str) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
-    """Return one attribute as clients receive it: values (n, *shape) and the mask of present ones (n,).
+    """Return one attribute as clients receive it: values (n, *shape), and a mask (n,) of the present values.
 
-    Raises ValueError for a size that does not fit into 64 bits.
+    Raises ValueError for a volume of 2^64 nm^3 or more.
     """
     values, known = BY_NAME[name].serve(rows.features[name], rows.ids, geometry)
     return values, rows.present[:, COLUMN[name]] & known

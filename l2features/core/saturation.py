@@ -1,4 +1,4 @@
-"""Values beyond the range of their stored type: count them, and warn of likely ones."""
+"""Count values that reached the maximum of their stored type, and warn of attributes that may reach it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from .schema import SATURATING
 
 
 def saturated_counts(features: np.ndarray) -> dict[str, int]:
-    """Count, by attribute, the nodes whose value is the type's maximum; leave out attributes without any.
+    """Count, by attribute, the nodes whose value is the maximum of the stored type.
+
+    A node counts once per attribute, also for a vector. Attributes with no such node are left out.
 
     Args:
-        features: (n,) rows of dtype `schema.FEATURES`. A vector counts once.
+        features: (n,) rows of dtype `schema.FEATURES`.
     """
     counts = {}
     for attribute in SATURATING:
@@ -29,8 +31,8 @@ def likely_saturated(geometry: Geometry) -> list[str]:
     """Return a warning for each attribute that saturates for ordinary shapes at this resolution.
 
     For the area, the shape is a flat sheet across the chunk, with both sides counted. For the distances, the
-    shape is a ball as wide as the chunk's shortest side: the largest distance is half of that side, the mean
-    an eighth.
+    shape is a ball as wide as the chunk's shortest side: the largest distance is a half of that side, and the
+    mean distance an eighth.
     """
     sides = sorted(n * nm for n, nm in zip(geometry.chunk_size, geometry.resolution, strict=True))
     sheet, ball = "a flat sheet across a chunk", "a ball as wide as a chunk"

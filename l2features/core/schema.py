@@ -18,11 +18,15 @@ from .ids import Ids
 from .serving import POSITION, VOLUME, Known, Serving, finite
 
 TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
-"""Name of a table of features."""
+"""Pattern of the name of a table of features."""
 
 
 class Condition(NamedTuple):
-    """When an optional attribute is absent. Attributes with the same condition share its flag in a record."""
+    """When an optional attribute is absent: ``absent`` says it in words.
+
+    ``flag`` names the field of a record that is true where the attribute is present. Attributes with the same
+    condition share this field.
+    """
 
     flag: str
     absent: str
@@ -33,8 +37,8 @@ class Attribute:
     """One attribute of an L2 node.
 
     ``dtype``, ``shape`` and ``unit`` describe the stored value. Clients receive the same value unless
-    ``serving`` converts it. An attribute without a ``condition`` is present in every computed row. If it
-    ``saturates``, a value beyond the range of the type is stored as `largest`.
+    ``serving`` converts it. An attribute without a ``condition`` is present in every computed row. If an
+    attribute ``saturates``, a value beyond the range of its type is stored as `largest`.
     """
 
     name: str
@@ -60,7 +64,7 @@ class Attribute:
 
     @property
     def key(self) -> bytes:
-        """The attribute's column qualifier."""
+        """The attribute's column qualifier in Bigtable."""
         return self.name.encode()
 
     @property
@@ -70,16 +74,19 @@ class Attribute:
 
     @property
     def served_unit(self) -> str:
-        """Unit of the served value."""
+        """Unit of the value that clients receive."""
         return self.serving.unit if self.serving else self.unit
 
     @property
     def served_dtype(self) -> np.dtype:
-        """Type of the served value. A float16 becomes a float32, because few readers know half floats."""
+        """Type of the value that clients receive: float32 for a stored float16, which few programs read."""
         return self.serving.dtype if self.serving else F4 if self.dtype == F2 else self.dtype
 
     def serve(self, stored: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-        """Return a tuple: the served form of stored values (n, *shape); which of them are valid, (n,)."""
+        """Return a tuple: the values that clients receive, (n, *shape); whether each is valid, (n,).
+
+        ``stored`` holds the stored values, (n, *shape).
+        """
         if self.serving:
             return self.serving.convert(stored, ids, geometry)
         if self.dtype.kind == "f":
@@ -121,8 +128,8 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         U2,
         (3,),
         "voxel index in the chunk",
-        "a voxel well inside the node and near its centre: the one with the largest dt * (1 - d / max d), "
-        "d being its distance to the centroid",
+        "a voxel well inside the node and near its centre: the voxel with the largest dt * (1 - d / max d), "
+        "where dt is its distance to the nearest other label and d its distance to the centroid",
         serving=POSITION,
     ),
     Attribute(
@@ -155,9 +162,9 @@ NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
 BY_NAME = {a.name: a for a in ATTRIBUTES}
 COLUMN = {name: i for i, name in enumerate(NAMES)}
 SATURATING = tuple(a for a in ATTRIBUTES if a.saturates)
-"""A size never saturates: a chunk has fewer than 2^31 voxels."""
+"""Attributes that saturate. The size never does, because a chunk has fewer than 2^31 voxels."""
 INT64 = tuple(a.name for a in ATTRIBUTES if a.served_dtype.kind in "ui" and a.served_dtype.itemsize == 8)
-"""Attributes that clients may request as strings."""
+"""Attributes of 64-bit integers, which clients may request as strings."""
 SIZE = "size_nm3"
 """The attribute of every stored row; 0 in a row that could not be computed."""
 
@@ -178,7 +185,7 @@ PCA_MIN_VOLUME_NM3 = 10_000_000
 """0.01 um^3: smaller nodes have no ``pca`` and ``pca_val``."""
 
 PCA_MAX_SAMPLES = 10_000
-"""``pca_val`` of a larger node is scaled to this many voxels."""
+"""In a node with more voxels, ``pca_val`` is scaled to this number of voxels."""
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""Convert stored values of an attribute to those that clients receive.
+"""Convert stored values of an attribute to the values that clients receive.
 
-A conversion takes the stored values (n, *shape), the ids (n,) and the geometry. It returns the served values
-and whether each can be served, shape (n,).
+A conversion takes the stored values (n, *shape), the ids (n,) and the geometry. It returns a tuple: the
+values that clients receive, (n, *shape); whether each is valid, (n,).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Convert = Callable[[np.ndarray, Ids, Geometry], tuple[np.ndarray, Known]]
 
 
 class Serving(NamedTuple):
-    """Type, unit and conversion of an attribute whose served value differs from the stored one."""
+    """Type and unit of the value that clients receive, and the conversion from the stored value."""
 
     dtype: np.dtype
     unit: str
@@ -29,7 +29,10 @@ class Serving(NamedTuple):
 
 
 def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
-    """Clip infinite values, which PCGL2Cache stored on float16 overflow; NaN cannot be served."""
+    """Return values as ``dtype``, infinities clipped to the stored type's limits; NaN is not valid.
+
+    PCGL2Cache stored infinity where a float16 overflowed.
+    """
     if np.isfinite(stored).all():
         return stored.astype(dtype), np.ones(len(stored), dtype=bool)
     limit = np.finfo(stored.dtype).max
@@ -39,7 +42,7 @@ def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
 
 
 def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-    """Return volumes in nm^3: exact for a whole resolution, else rounded.
+    """Return volumes in nm^3: exact if the resolution is in whole nm, else rounded. All are valid.
 
     Raises ValueError for a volume of 2^64 nm^3 or more.
     """
@@ -53,7 +56,7 @@ def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray
 
 
 def _positions(index: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-    """Return positions in nm of voxels of the nodes' chunks. An id of another layer has no position."""
+    """Return positions in nm from voxel indices in the nodes' chunks; valid for ids of layer 2 only."""
     positions = (geometry.node_origins(ids) + index) * np.array(geometry.resolution, dtype=np.float64)
     return np.ascontiguousarray(positions), geometry.layout.layers(ids) == L2
 

@@ -20,7 +20,7 @@ TIME_PATTERN = (
     r"[0-9]{2}(:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?|[0-9]{2}([0-9]{2}([.,][0-9]+)?)?)"
     r" ?([Zz]|UTC|[-+]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?"
 )
-"""Every time that `parse_time` reads, without surrounding spaces. Also valid in RE2."""
+"""Pattern of the ISO 8601 times that `parse_time` reads, without surrounding spaces; also valid in RE2."""
 EXPECTED_TIME = '"YYYY-MM-DD HH:MM:SS" (UTC), or ISO 8601 such as 2026-11-21T00:27:44.5+02:00'
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 _TIME = re.compile(TIME_PATTERN)
@@ -29,9 +29,9 @@ _ZULU = re.compile(r" ?(Z|z|UTC)$")
 
 
 def parse_time(text: str) -> datetime:
-    """Parse an ISO 8601 time to UTC; without an offset, the time is UTC. Drops digits after microseconds.
+    """Parse an ISO 8601 time to UTC. A time without an offset is UTC. Digits after microseconds are dropped.
 
-    Raises ConfigError for anything else, including a date without a time.
+    Raises ConfigError for any other text, including a date without a time, and for a year out of range.
     """
     try:
         return utc_time(text)
@@ -40,7 +40,7 @@ def parse_time(text: str) -> datetime:
 
 
 def utc_time(text: str) -> datetime:
-    """Parse a time like `parse_time`, but raise ValueError."""
+    """Parse a time as `parse_time` does, but raise ValueError instead of ConfigError."""
     time = _iso_time(text.strip())
     try:
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
@@ -52,7 +52,7 @@ def utc_time(text: str) -> datetime:
 
 
 def format_time(time: datetime) -> str:
-    """Return a time as tables store it: with milliseconds, unless they are 0 (PyChunkedGraph's form)."""
+    """Return a time in UTC as tables store it: `TIME_FORMAT`, with milliseconds appended if not 0."""
     utc = time.astimezone(UTC)
     text = utc.strftime(TIME_FORMAT)
     return f"{text}.{utc.microsecond // 1000:03d}" if utc.microsecond >= 1000 else text

@@ -15,9 +15,9 @@ from typing import Any
 from .errors import GraphError, GraphUnavailable, StoreUnavailable, VolumeError, VolumeUnavailable
 
 OURS = (StoreUnavailable, GraphUnavailable, VolumeUnavailable)
-"""This project's transient errors; all others of its errors are permanent."""
+"""This project's transient errors; all its other errors are permanent."""
 STATUSES = frozenset([401, 403, 408, 425, 429])
-"""Transient HTTP statuses below 500, as access that is refused can be granted. From 500 on all are."""
+"""Transient HTTP statuses below 500: refused access (401, 403) may be granted later."""
 _TRANSIENT = (*OURS, OSError, http.client.HTTPException)
 _PERMANENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, gzip.BadGzipFile, ValueError)
 _TRANSIENT_NAMES = frozenset(
@@ -35,7 +35,7 @@ _TRANSIENT_NAMES = frozenset(
         "urllib3.exceptions.HTTPError",
     ]
 )
-"""Transient errors of other libraries, by name: not every installation has all of them."""
+"""Transient errors of other libraries, by name, because not every installation has all these libraries."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -44,12 +44,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def volume_error(message: str, cause: BaseException) -> VolumeError:
-    """Return the error for an unreadable segmentation: a transient error if the cause is transient."""
+    """Return VolumeUnavailable if the cause is transient, else VolumeError."""
     return (VolumeUnavailable if has_transient_cause(cause) else VolumeError)(message)
 
 
 def graph_error(message: str, cause: BaseException) -> GraphError:
-    """Return the error for an unreadable graph: a transient error if the cause is transient."""
+    """Return GraphUnavailable if the cause is transient, else GraphError."""
     return (GraphUnavailable if has_transient_cause(cause) else GraphError)(message)
 
 
@@ -59,7 +59,11 @@ def is_refused(error: BaseException) -> bool:
 
 
 def has_transient_cause(error: BaseException) -> bool:
-    """Return whether an error of any library is transient, judged by its first known cause."""
+    """Return whether an error of any library is transient.
+
+    The first in the chain of the error and its causes whose type or HTTP status decides counts; if none
+    decides, the error is permanent.
+    """
     verdicts = map(_verdict, _chain(error))
     return next((known for known in verdicts if known is not None), False)
 
@@ -89,7 +93,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes: the last of a group, the last attempt of a retry."""
+    """Yield an error, then its causes. The cause of a group or a retry is its last error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

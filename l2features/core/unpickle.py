@@ -1,8 +1,8 @@
-"""Pickles from other services, read without running what they name.
+"""Read pickles from other services without running the functions that they name.
 
-The opcodes are vetted first, because an allow-list of names does not bound the stock unpickler: one memo
-index takes 64 GiB, and hashing nested tuples overflows the stack or takes forever. Then the stock unpickler
-runs with an inert `Record` for each allowed name, and we build the values from the records.
+First, the opcodes are checked: an allow-list of names does not limit Python's unpickler, in which one memo
+index takes 64 GiB, and hashing nested tuples overflows the stack or takes forever. Then Python's unpickler
+runs with an inert `Record` for each allowed name, and the values are built from the records.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_BYTES, MAX_BITS, MAX_DEPTH = 1 << 20, 1024, 100
-"""Maximum size of a pickle, of an integer in it, and of the nesting of its result."""
+"""Maximum bytes of a pickle, bits of an integer in a pickle, and nesting levels of the result."""
 MAX_OPCODES, MAX_KEYS, MAX_HASHES = 400_000, 5_000, 10_000
-"""Maximum opcodes or items, keys (they may share one hash), and dictionaries and sets (216 bytes each)."""
+"""Maximum opcodes of a pickle, and items, keys, and dictionaries and sets of its result.
+
+Keys may all have the same hash. A dictionary or set takes 216 bytes.
+"""
 _OPCODES = {
     opcode.name: ([kind.name for kind in opcode.stack_before], [kind.name for kind in opcode.stack_after])
     for opcode in pickletools.opcodes
@@ -29,12 +32,12 @@ _OPCODES = {
     and opcode.name not in {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ"}
     and opcode.name not in {"NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
 }
-"""Allowed opcodes: the types that each takes from the stack and puts there."""
+"""Allowed opcodes, with the types that each takes from the stack and the types that it puts there."""
 _SCALARS = {type(None), bool, int, float, str, bytes}
 
 
 class Record:
-    """Inert stand-in for the object that an allowed name would construct: its arguments and its state."""
+    """Inert stand-in for an object that an allowed name would construct; has its arguments and its state."""
 
     __match_args__ = ("name", "args", "state")
     name: str
@@ -48,7 +51,7 @@ class Record:
 
     def __setstate__(self, state: Any) -> None:
         if self.state is not None:
-            raise ValueError(f"{self.name} has two states")
+            raise ValueError(f"{self.name} has two states, expected one")
         self.state = state
 
 
@@ -63,7 +66,7 @@ GRAPH_META: Allowed = {
     **_records("pychunkedgraph.graph.meta", "ChunkedGraphMeta GraphConfig DataSource"),
     **_records("datetime", "timedelta"),
 }
-"""Names in the ``meta`` row of a PyChunkedGraph table."""
+"""Names that are allowed in the ``meta`` row of a PyChunkedGraph table."""
 ARRAYS: Allowed = {
     **_records("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
     **_records("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
@@ -71,7 +74,7 @@ ARRAYS: Allowed = {
     **_records("_codecs", "encode"),
     **_records("builtins __builtin__", "bytes"),
 }
-"""Names in pickled arrays of integers and numpy integers, which become ints."""
+"""Names that are allowed in pickled arrays of integers, and in numpy integers; the latter become ints."""
 
 
 def plain_loads(data: bytes, allowed: Allowed | None = None) -> Any:
@@ -100,21 +103,26 @@ def shown(value: Any) -> str:
 
 
 def _vet(data: bytes) -> None:
-    """Bound opcodes, integers, memo and hashes by following the types on the stack. Raises ValueError."""
+    """Check opcodes, integers, memo indices and numbers of hashes, following the types on the stack.
+
+    Raises ValueError for what is not allowed or exceeds a limit.
+    """
     stack: list[str] = []
     memo: dict[Any, str] = {}
     keys = hashes = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
         if name not in _OPCODES:
-            raise ValueError(f"opcode {name} of {shown(argument)} is not allowed here")
+            raise ValueError(f"opcode {name} with argument {shown(argument)} is not allowed here")
         before, after = _OPCODES[name]
         if type(argument) is int and argument.bit_length() > MAX_BITS:
-            raise ValueError(f"{shown(argument)}: expected {MAX_BITS} at most")
+            raise ValueError(f"{shown(argument)}: expected {MAX_BITS} bits at most")
         if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
             entry = len(memo) if argument is None else argument
             if not 0 <= entry <= len(data):
-                raise ValueError(f"memo entry {entry} is too large for {len(data)} bytes")
+                raise ValueError(
+                    f"memo index {entry}: expected {len(data)} at most, the pickle's size in bytes"
+                )
             memo[entry] = stack[-1]
             continue
         items: list[str] = []
@@ -123,7 +131,7 @@ def _vet(data: bytes) -> None:
                 items.append(kind)
             before = before[: before.index("mark")]
         operands = [stack.pop() for _ in before]
-        # With nothing to add, these ignore a wrong type, and the stack would not hold what we follow.
+        # With nothing to add, these opcodes ignore a wrong type, and the stack would not hold what we follow.
         if before and before[0] in {"list", "dict", "set", "str"} and operands[-1] != before[0]:
             raise ValueError(f"opcode {name} takes a {before[0]}, got a {operands[-1]}")
         if name in {"GET", "BINGET", "LONG_BINGET"}:
@@ -135,7 +143,7 @@ def _vet(data: bytes) -> None:
             hashed = operands[1:2] or items[step - 1 :: step]
             keys += len(hashed)
             if "tuple" in hashed:
-                raise ValueError("a key is a tuple: expected a scalar")
+                raise ValueError("a key of a dictionary or set is a tuple: expected a scalar")
         stack += after
         hashes += name in {"EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"}
         _limit(count + 1, MAX_OPCODES, "opcodes")
@@ -145,7 +153,7 @@ def _vet(data: bytes) -> None:
 
 def _limit(number: int, most: int, what: str) -> None:
     if number > most:
-        raise ValueError(f"more than {most} {what}")
+        raise ValueError(f"expected {most} {what} at most, got more")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -160,7 +168,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Builder:
-    """Builds the values from the records. Refuses loops, and objects shared too often."""
+    """Builds values from records. Raises ValueError for loops, and for objects that are shared too often."""
 
     def __init__(self, size: int) -> None:
         self.size, self.items, self.keys, self.encoded = size, 0, 0, 0
@@ -172,7 +180,7 @@ class _Builder:
         if kind in _SCALARS or kind is bytearray:
             return value
         if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+            raise ValueError(f"expected {MAX_DEPTH} nesting levels at most, got more")
         if kind in {list, tuple}:
             return kind(self.build(item, depth) for item in value)
         if kind in {dict, set, frozenset}:
@@ -180,7 +188,9 @@ class _Builder:
             self.keys += len(keys)
             _limit(self.keys, MAX_KEYS, "keys")
             if not {type(key) for key in keys} <= _SCALARS:
-                raise ValueError("a key is not a scalar")
+                raise ValueError(
+                    "a key of a dictionary or set is not a scalar: expected None, a number, a string or bytes"
+                )
             items = [self.build(item, depth) for item in value.values()] if kind is dict else ()
             return dict(zip(keys, items, strict=True)) if kind is dict else kind(keys)
         return self.called(value, depth)
@@ -207,7 +217,7 @@ class _Builder:
                 return b""
             case Record(name):
                 raise ValueError(f"{name} has unexpected arguments or state")
-        raise ValueError(f"{shown(value)} is not a plain value")
+        raise ValueError(f"{shown(value)}: expected a builtin container, a string or a number")
 
     def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
         match dtype, self.build(raw, depth), shape:
@@ -220,5 +230,7 @@ class _Builder:
             ) if re.fullmatch("[iu][1248]", code) and all(type(n) is int and n >= 0 for n in shape):
                 return np.frombuffer(values, end + code).reshape(shape, order=order)
             case Record("dtype", (code, *_)), _, _:
-                raise ValueError(f"an array has dtype {shown(code)}: expected integers, bytes and a shape")
-        raise ValueError("an array has no dtype")
+                raise ValueError(
+                    f"an array of dtype {shown(code)}: expected a dtype of integers, bytes and a shape"
+                )
+        raise ValueError("an array has no dtype, expected a dtype of integers")

@@ -18,12 +18,12 @@ from ..store.base import Meta, Store, open_store
 
 STORE_DEADLINE_S = 20.0
 PROBES, OF_A_PROBE = 56, 8
-"""Places in the range of L2 ids from which rows are sampled, and rows of each."""
+"""Number of ids from which on rows are sampled (besides the first row's), and rows from each."""
 
 
 @dataclass
 class Deployment:
-    """A data set to check, and what its checks share.
+    """A data set to check, and the options and connections that its checks share.
 
     Attributes:
         subscriptions, topics: paths of Pub/Sub resources to check.
@@ -79,10 +79,10 @@ class Deployment:
 
     @cached_property
     def node_ids(self) -> Ids:
-        """A sample of layer 2 ids from the whole table.
+        """A sample of the table's L2 ids, sorted.
 
-        Reads a few rows at each of these starts: the first row's id, and that id plus 1, 2, 4, 8 … So the
-        sample has chunks that are far apart on each axis, whichever bits of the id hold the axis.
+        Reads the `OF_A_PROBE` rows from each of these ids on: the table's first L2 id, and that id plus 1, 2,
+        4, 8 … Powers of two reach chunks far apart on each axis, whichever bits of an id have its coordinate.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)
@@ -101,6 +101,6 @@ class Deployment:
 
 
 def layer_range(layer: int) -> tuple[int, int]:
-    """Return a tuple: the first id of a layer; the last one. Assumes that the layer has eight bits."""
+    """Return a tuple: the smallest id of a layer; the largest id. Assumes that the layer has eight bits."""
     shift = 64 - IdLayout().layer_bits
     return layer << shift, ((layer + 1) << shift) - 1

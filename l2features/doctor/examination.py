@@ -42,7 +42,7 @@ CHECKS = (
 
 
 def examine(deployment: Deployment) -> Iterator[Finding]:
-    """Run the checks and yield their findings; skip a check if one that it needs has failed."""
+    """Run the checks and yield their findings; skip a check if one that it needs failed or was skipped."""
     failed: set[str] = set()
     for check in CHECKS:
         for finding in _findings(check, deployment, failed):
@@ -53,7 +53,7 @@ def examine(deployment: Deployment) -> Iterator[Finding]:
 
 def _findings(check: Check, deployment: Deployment, failed: set[str]) -> Iterator[Finding]:
     if lacking := [name for name in check.needs if name in failed]:
-        yield skipped(f"not run: needs {', '.join(lacking)} without a problem")
+        yield skipped(f"not run, since these checks did not pass: {', '.join(lacking)}")
         return
     try:
         yield from check.run(deployment)

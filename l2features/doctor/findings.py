@@ -1,4 +1,4 @@
-"""What a check finds, and what to do about it."""
+"""Findings of checks, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def skipped(text: str) -> Finding:
 
 
 def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
-    """Return the problem for an error; ``role`` is the role that an account needs if access was refused."""
+    """Return the problem for an error; ``fix`` is what to do, unless the kind of the error tells.
+
+    ``role`` is the role that the account needs if access was refused.
+    """
     if role and is_refused(error):
         fix = f"grant {role} to the account of this command (gcloud auth application-default login)"
     elif isinstance(error, ConfigError):

@@ -54,7 +54,8 @@ def _token(url: str) -> Finding:
             f"ask for view permission on the data set of {table}, and accept its terms of service",
         )
     if not answer.ok:
-        return warning(f"{host} answers HTTP {status} for table {table}", "check the table's name in cv_path")
+        what = f"{host} responds with HTTP {status} for table {table}"
+        return warning(what, "check the table's name in cv_path")
     return ok(f"{host} accepts the token for table {table}")
 
 
@@ -76,7 +77,7 @@ def graph_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def segmentation_check(deployment: Deployment) -> Iterator[Finding]:
-    """Open the segmentation, and compare it with graph and table."""
+    """Open the segmentation; check that it fits the graph, and that its bounds are those of the table."""
     store, geometry = deployment.store, deployment.geometry
     table = store.geometry()
     if table is not None and table.bounds != geometry.bounds:

@@ -1,6 +1,6 @@
 """Checks of Pub/Sub: topics and subscriptions exist, and this account may use them.
 
-The emulator has no permissions; that check is skipped there.
+The emulator has no permissions, so they are not checked there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def topics_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def subscriptions_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check each named subscription, and which messages it receives."""
+    """Check each named subscription, and report its topic and filter."""
     yield from _each(deployment.subscriptions, "--subscriptions", _subscription)
 
 
@@ -69,7 +69,15 @@ def _subscription(path: str) -> Finding:
 
 
 def look_at(path: str, client: Any, request: dict[str, str], create: str, needed: tuple[str, str]) -> Finding:
-    """Check a topic or a subscription, and this account's permission to use it."""
+    """Check that a topic or a subscription exists, and that this account may use it.
+
+    Args:
+        path: projects/PROJECT/topics/NAME or projects/PROJECT/subscriptions/NAME.
+        client: Google's client for topics or for subscriptions.
+        request: the request that reads the description.
+        create: the command that creates a missing topic or subscription.
+        needed: a tuple: the permission; the role that includes the permission.
+    """
     from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied
     from google.auth.exceptions import GoogleAuthError
 
@@ -104,7 +112,7 @@ def _described(found: Any) -> str:
 
 
 def _allowed(client: Any, path: str, permission: str) -> bool | None:
-    """Whether this account has a permission; None if that cannot be asked, as of the emulator."""
+    """Return whether this account has a permission; None if the server has no permissions (emulator)."""
     from google.api_core.exceptions import MethodNotImplemented, PermissionDenied
 
     request = {"resource": path, "permissions": [permission]}

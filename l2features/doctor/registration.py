@@ -1,4 +1,4 @@
-"""The registration of a graph with CAVE's auth service, and the token of cloud-volume for a host."""
+"""The registration of a graph with CAVE's auth service, and cloud-volume's token for a host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..graph.graphene import cloudpath
 
 TIMEOUT_S = (10.0, 30.0)
 SERVICE = "pychunkedgraph"
-"""The service of which a data set's permissions are those of its graph's table."""
+"""Name by which the auth service knows PyChunkedGraph, to which graph tables belong."""
 
 
 class RegistrationError(L2FeaturesError):
@@ -17,7 +17,7 @@ class RegistrationError(L2FeaturesError):
 
 
 def token_of(host: str) -> str | None:
-    """Return cloud-volume's token for a host, or None. Raises ConfigError for a malformed file."""
+    """Return cloud-volume's token for a host, or None. Raises ConfigError for a malformed token file."""
     from cloudvolume.secrets import cave_credentials
 
     try:
@@ -45,8 +45,8 @@ def register(url: str, table: str, dataset: str, token: str, service: str = SERV
 
     Args:
         url: the server's URL, such as ``https://host``.
-        table: the graph's table, to which permissions apply.
-        dataset: the auth service's data set to which the table belongs.
+        table: the graph's table, to which the data set's permissions then apply.
+        dataset: the name of a data set in the auth service.
         token: a token of a user who may register tables.
     """
     import requests

@@ -15,25 +15,26 @@ Mask = npt.NDArray[np.bool_]
 DISTANCES = ("max_dt_nm", "mean_dt_nm")
 FACES = "chunk_intersect_count"
 NOT_COMPUTED = "marked as not computed, but they have voxels"
-OTHER_VOXELS = "of other voxels than their nodes have (size_nm3)"
+OTHER_VOXELS = "computed from other voxels than their nodes have (size_nm3)"
 WHOLE_CHUNK = "their labels fill a chunk, and their distances were stored as 0"
 WRAPPED = "with a face of more than 65,535 voxels, which wrapped (chunk_intersect_count)"
 OVERFLOWN = "with a value beyond its type's range, which overflowed"
-BORDERS = "with borders to their successors as surface: computed after they were superseded"
+BORDERS = "with borders to their successors counted as surface: computed after an edit superseded the nodes"
 OTHERWISE = "different in {} for no known cause"
 PCA_TOLERANCE = 0.1
-"""PCGL2Cache's singular values come from a random sample of 10,000 voxels: they are within 4 % of ours."""
+"""Accepted relative difference of singular values. PCGL2Cache computes them from 10,000 random voxels, within
+4 % of ours."""
 
 
 def differing(stored: Rows, computed: np.ndarray, superseded: Mask) -> dict[str, Ids]:
-    """Map each cause of differences to the ids of the wrong rows; a row has only its first cause.
+    """Map each cause of differences to the ids of the wrong rows; a row counts for its first cause only.
 
     ``rep_coord_nm`` and the axes of ``pca`` are not compared, since PCGL2Cache breaks ties differently.
 
     Args:
-        stored: the rows, (n,).
-        computed: the recomputed features, in the same order.
-        superseded: whether each node has successors.
+        stored: (n,) the table's rows.
+        computed: (n,) the recomputed features, in the same order.
+        superseded: (n,) whether an edit has replaced the node.
     """
     wrong = {a.name: _differs(stored.features, computed, a.name) for a in ATTRIBUTES if a.name in _EXACT}
     wrong["pca_val"] = _pca_differs(stored.features, computed)
@@ -68,7 +69,7 @@ def _differs(stored: np.ndarray, computed: np.ndarray, name: str) -> Mask:
 
 
 def _pca_differs(stored: np.ndarray, computed: np.ndarray) -> Mask:
-    """Whether singular values are present in one only, or differ by more than a sample's error."""
+    """Return which rows have singular values in one array only, or differ by more than sampling, (n,)."""
     values, expected = (rows["pca_val"].astype(np.float64) for rows in (stored, computed))
     largest = expected.max(axis=1, initial=0.0, keepdims=True)
     far = (np.abs(values - expected) > PCA_TOLERANCE * expected + 0.01 * largest).any(axis=1)

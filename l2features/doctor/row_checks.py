@@ -19,7 +19,7 @@ from .findings import Finding, ok, problem, skipped, warning
 from .row_causes import BORDERS, differing
 
 NODES_OF_A_CHUNK = 60
-"""Rows of a chunk that are recomputed: a graph's server lists the supervoxels of so few one by one."""
+"""Maximum rows of a chunk that are recomputed; the supervoxels of so few are requested one by one."""
 MOST_SHOWN = 3
 UNKNOWN = "of nodes that the graph does not have"
 
@@ -49,7 +49,7 @@ def ids_check(deployment: Deployment) -> Iterator[Finding]:
 def bits_check(deployment: Deployment) -> Iterator[Finding]:
     """Check that the graph's id layout fits the row ids and the table's geometry.
 
-    With a wrong layout, ids lie outside the grid, or have segment numbers above a chunk's number of voxels.
+    By a wrong layout, ids lie outside the grid, or have segment numbers above a chunk's number of voxels.
     """
     geometry, table, ids = deployment.geometry, deployment.store.geometry(), deployment.node_ids
     layout = geometry.layout
@@ -57,7 +57,7 @@ def bits_check(deployment: Deployment) -> Iterator[Finding]:
     wrong_graph = "name the graph that the rows were made of in the data sets file, or use another table"
     own = table.layout.spatial_bits.get(L2) if table else layout.spatial_bits[L2]
     if own != layout.spatial_bits[L2]:
-        yield problem(f"the graph's ids have {bits}, the table's {own}", wrong_graph)
+        yield problem(f"the graph's ids have {bits}; the table's ids have {own} per axis", wrong_graph)
         return
     fits = np.ones(len(ids), dtype=bool)
     if len(ids):
@@ -74,7 +74,7 @@ def bits_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def rows_check(deployment: Deployment) -> Iterator[Finding]:
-    """Recompute sampled rows, and name the causes of those that differ."""
+    """Recompute sampled rows, and report the rows that differ, by cause."""
     if not deployment.chunks:
         yield skipped("no chunk is sampled")
         return
@@ -111,7 +111,7 @@ def rows_check(deployment: Deployment) -> Iterator[Finding]:
 def _compared(
     deployment: Deployment, nodes: NodeSource, chunk: Chunk, stored: Rows, result: NodeFeatures
 ) -> dict[str, Ids]:
-    """The wrong rows of a chunk by cause."""
+    """Return the ids of a chunk's wrong rows, by cause."""
     rows = stored.take(np.flatnonzero(np.isin(stored.ids, result.features["label"])))
     found = differing(rows, result.features, np.zeros(len(rows), bool))
     if found and deployment.dataset.has_graph:
@@ -125,7 +125,10 @@ def _compared(
 
 
 def _suspects(rows: Rows) -> Rows:
-    """Return some rows of a chunk: first rows without distance, not computed or large; then any."""
+    """Return up to `NODES_OF_A_CHUNK` rows, sorted: first rows with max_dt_nm 0 or marked as not computed.
+
+    The largest nodes follow, then random rows.
+    """
     features = rows.features
     suspect = rows.not_computed | (rows.found & (features["max_dt_nm"] == 0))
     chance = np.random.default_rng(0).permutation(len(rows))
@@ -140,7 +143,7 @@ def _fix(cause: str) -> str:
         return "l2features audit counts them (superfluous); check that the table is that of this graph"
     if cause == BORDERS:
         return "publish their ids as missing ids to an updater with --recompute"
-    return "l2features ingest --recompute computes all rows of the table's time again"
+    return "l2features ingest --recompute computes all rows again, at the table's timestamp"
 
 
 def _shown(ids: Ids) -> str:

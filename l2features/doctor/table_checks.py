@@ -1,4 +1,4 @@
-"""Checks of a table as a whole: its storage, its meta, its time, and the records of its chunks."""
+"""Checks of a table as a whole: its storage, its row meta, its timestamp, and the records of its chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .deployment import Deployment
 from .findings import Finding, ok, problem, warning
 
 MOST_CHUNKS = 100_000
-"""Records of this many chunks are all read; of more, a sample of this size."""
+"""Maximum number of chunk records that are all read; of a larger grid, about so many are sampled."""
 
 
 def table_check(deployment: Deployment) -> Iterator[Finding]:
@@ -37,7 +37,7 @@ def table_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def meta_check(deployment: Deployment) -> Iterator[Finding]:
-    """Compare the table's meta with the data set."""
+    """Compare the table's row meta with the data set's entry: graph and segmentation."""
     dataset, meta = deployment.dataset, deployment.meta
     if meta is None:
         yield warning(
@@ -110,7 +110,7 @@ def coverage_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _unrecorded(deployment: Deployment, text: str) -> Finding:
-    """Return what the last audit says of a table without records."""
+    """Return the finding for a table without chunk records, from the result of its last audit."""
     audit = last_audit(deployment.store)
     if audit and audit.complete:
         return ok(f"{text}; {audit_text(audit)}")

@@ -20,23 +20,26 @@ from ..core.rows import Rows
 from ..store.base import Store
 
 SUPERVOXEL = 1
-"""Layer of the supervoxels."""
+"""Layer of supervoxels."""
 OpenTable = Callable[[], Store]
 Pairs = npt.NDArray[np.uint64]
-"""Edges (n, 2): the smaller id of each comes first, and they are unique and sorted."""
+"""Edges (n, 2), sorted and unique; in each edge, the smaller id comes first."""
 
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """A graph's chunks and ids, and the segmentation that it was made of.
+    """A graph's chunks and ids, and the segmentation from which the graph was made.
 
     Attributes:
+        chunk_size: size of a chunk in voxels.
+        layout: bit fields of the ids.
+        mip: index of the segmentation's scale; None if unknown.
         watershed: path of the segmentation; None if unknown.
-        mip: scale of the segmentation; None if unknown.
-        scales: bounds of all scales, as far as the graph knows them.
+        scales: bounds of all scales that the graph lists.
         ocdbt: whether the supervoxels are in an OCDBT fork of the segmentation.
-        layer: the segmentation's info file, if the graph serves one.
+        layer: the segmentation's info file; None if the graph serves none.
         n_layers: layer of the roots; if None, the grid and ``fan_out`` determine it.
+        fan_out: number of chunks along each axis that one chunk of the next layer covers.
     """
 
     chunk_size: Triple
@@ -52,7 +55,7 @@ class GraphInfo:
 
 @dataclass
 class Children:
-    """Supervoxels by L2 id, and errors by L2 id. An id in neither is unknown to the graph."""
+    """Supervoxels by L2 id, and error messages by L2 id. An id in neither is unknown to the graph."""
 
     supervoxels: dict[int, Ids] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
@@ -62,8 +65,9 @@ class Children:
 class RootNodes:
     """L2 ids by root. A root in none of the three fields is unknown to the graph.
 
-    ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to their number of L2 nodes, or
-    a lower bound if not all were read. ``errors`` maps malformed roots to the reason.
+    ``l2_ids`` maps roots to sorted, unique ids. ``too_large`` maps roots with more L2 nodes than the limit to
+    the number of their L2 nodes, or to a lower bound of it. ``errors`` maps malformed roots to an error
+    message.
     """
 
     l2_ids: dict[int, Ids] = field(default_factory=dict)
@@ -72,7 +76,7 @@ class RootNodes:
 
 
 class MalformedEdges(GraphError):
-    """The edges of some roots are malformed; ``roots`` maps each to the reason."""
+    """The edges of some roots are malformed; ``roots`` maps each of these roots to an error message."""
 
     def __init__(self, roots: Mapping[int, str]) -> None:
         super().__init__("; ".join(list(roots.values())[:3]))
@@ -80,7 +84,7 @@ class MalformedEdges(GraphError):
 
 
 class RootHistory(NamedTuple):
-    """When a root was made and retired (UTC, milliseconds); its successors and predecessors."""
+    """When a root was made and retired (UTC, precise to 1 ms), and its successors and predecessors."""
 
     created: datetime
     retired: datetime | None = None
@@ -96,7 +100,7 @@ class NodeRoots(NamedTuple):
 
 
 class ChangedRoots(NamedTuple):
-    """Roots that were retired between two times, and roots that were made then; both sorted."""
+    """Roots that were retired between two times, and roots that were made between them; both sorted."""
 
     retired: Ids
     made: Ids
@@ -106,34 +110,34 @@ class Graph(ABC):
     """One graph, at a URL.
 
     All methods raise GraphError, or GraphUnavailable for a transient error. `sources.SOURCES` lists the
-    implementations by URL scheme. ``open_table`` opens the data set's table, from which `FlatGraph` reads its
-    nodes.
+    implementations by URL scheme. ``open_table`` opens the data set's table. Only `FlatGraph`, which stands
+    in for a missing graph, uses it.
     """
 
     pattern: ClassVar[re.Pattern[str]]
     """Pattern of valid values of a data set's key ``graph``."""
     expected: ClassVar[str]
-    """The same as text for error messages."""
+    """Valid values of the key ``graph``, as text for error messages."""
     permanent: ClassVar[bool] = True
     """Whether the L2 nodes of a root never change."""
     edges_need_rows: ClassVar[bool] = True
-    """Whether `root_edges` uses the rows of the nodes, so that it is called after they have been read."""
+    """Whether `root_edges` uses the nodes' rows, and so is called after these have been read."""
     expected_root: ClassVar[str] = "an id of the layer of its roots"
-    """What a root is, for error messages."""
+    """Description of a valid root, for error messages."""
     deadline_s: float = 60.0
-    """Time limit of a call about roots, in seconds; in a table, of each of its reads of up to some rows."""
+    """Time limit in seconds of a call about roots; for a graph's table, of each read within the call."""
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         self.url = url
 
     @classmethod
     def name_of(cls, url: str) -> str:
-        """Return the name of the graph at a URL, as in a table's meta."""
+        """Return the name of the graph at a URL, as recorded in the meta of a table of features."""
         return url.rsplit("/", 1)[-1]
 
     @classmethod
     def readable_time(cls, time: datetime) -> datetime:
-        """Return the first time from ``time`` on at which the graph can be read."""
+        """Return ``time``, rounded up to a time for which the graph can be asked."""
         return time
 
     @abstractmethod
@@ -142,7 +146,7 @@ class Graph(ABC):
 
     @abstractmethod
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
-        """Return the L2 id that each of a chunk's supervoxels has at a time; 0 for none."""
+        """Return the L2 id of each of a chunk's supervoxels at a time, shape (n,); 0 for none."""
 
     @abstractmethod
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
@@ -153,9 +157,9 @@ class Graph(ABC):
 
     @abstractmethod
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        """Return a chunk's L2 nodes that are valid at a time, sorted; without a time, all ever made.
+        """Return a chunk's L2 nodes that are valid at a time, sorted; without a time, all nodes ever made.
 
-        A node is valid if, at that time, it was the newest parent of one of its supervoxels.
+        A node is valid at a time if it is then the newest parent of one of its supervoxels.
         """
 
     @abstractmethod
@@ -164,35 +168,35 @@ class Graph(ABC):
 
     @abstractmethod
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 nodes of roots; of a root with more than ``most``, only the number.
+        """Return the L2 nodes of roots; for a root with more than ``most`` L2 nodes, only their number.
 
-        The nodes of a root never change. Ids that are not roots are unknown. Memory grows with the total
-        number of nodes.
+        The nodes of a root never change. Ids that are not roots are treated as unknown. Memory grows with the
+        total number of nodes.
         """
 
     @abstractmethod
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Return the L2 edges of each root; ``nodes`` maps each root to its L2 ids.
+        """Return the edges between the L2 nodes of each root; ``nodes`` maps each root to its L2 ids.
 
-        The edges of a root never change. ``rows`` are the features of all nodes, root after root, if the
-        caller has read them. Raises MalformedEdges if some edges are malformed.
+        The edges of a root never change. A caller that has read the rows of all nodes passes them as
+        ``rows``, in the order of ``nodes``. Raises MalformedEdges if some edges are malformed.
         """
 
     @abstractmethod
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the root of each L2 node at a time, shape (n,); 0 if it had no valid root."""
+        """Return the root of each L2 node at a time, shape (n,); 0 for a node without a valid root."""
 
     @abstractmethod
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
-        """Return when roots were made and retired; unknown roots are left out."""
+        """Return the history of each root, by root; unknown roots are left out."""
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
-        """Return the L2 nodes that are valid at a time in a box of chunks, with their roots.
+        """Return the L2 nodes in a box of chunks that are valid at a time, with their roots.
 
-        A node is valid if, at that time, it exists and its root is not retired. The box may have any size and
-        extend beyond the grid; memory grows with its nodes.
+        A node is valid at a time if it then exists and its root is not retired. The box may have any size and
+        extend beyond the grid; memory grows with the number of nodes in the box.
         """
         chunks = (chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0])
         nodes = [self.nodes(geometry, chunk, time) for chunk in chunks]
@@ -201,15 +205,13 @@ class Graph(ABC):
         return NodeRoots(ids[roots != 0], roots[roots != 0])
 
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
-        """Return the roots that are valid at ``since`` only (retired), and those at ``until`` only (made).
+        """Return the roots that changed from ``since`` (excluded) to ``until`` (included).
 
-        Changes at exactly ``since`` do not count, changes at exactly ``until`` do. A root that was made and
-        retired in between is left out. ``since`` must be later than the graph's ingest, which is in no log.
-        Raises GraphError if the graph has no history.
+        Retired roots are valid at ``since`` but not at ``until``; made roots are valid at ``until`` but not
+        at ``since``. A root that was made and retired in between is left out. ``since`` must be later than
+        the graph's ingest, which no log records. Raises GraphError if the graph has no history.
         """
-        raise GraphError(
-            f"graph {self.url} has no history of roots: expected a fresh version, without a base"
-        )
+        raise GraphError(f"graph {self.url} has no history of roots: make a version without a base version")
 
     def check(self) -> None:
         """Raise GraphError or ConfigError if the graph cannot be read."""
@@ -221,7 +223,13 @@ class Graph(ABC):
 
 
 class Mapped(NamedTuple):
-    """The L2 id of each supervoxel, 0 for none; the number of supervoxels with no parent; invalid answers."""
+    """Result of `map_supervoxels`.
+
+    Attributes:
+        l2_ids: L2 id of each supervoxel, shape (n,); 0 if it has none or an invalid one.
+        orphans: number of supervoxels without a parent.
+        errors: a message for each supervoxel with an invalid L2 id.
+    """
 
     l2_ids: Ids
     orphans: int
@@ -231,9 +239,10 @@ class Mapped(NamedTuple):
 def map_supervoxels(
     graph: Graph, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime
 ) -> Mapped:
-    """Return the L2 ids of a chunk's supervoxels; check that they are of layer 2 and in this chunk.
+    """Return the L2 ids of a chunk's supervoxels, after checking that these ids are L2 nodes of this chunk.
 
-    An invalid id is replaced by 0 and reported in `errors`. A supervoxel that is its own parent has no L2 id.
+    An invalid id is replaced by 0 and reported in ``errors``. A supervoxel that is its own parent counts as
+    one without a parent.
     """
     l2_ids = graph.l2_ids(geometry, chunk, supervoxels, time)
     orphan = (l2_ids == 0) | (l2_ids == supervoxels)
@@ -252,7 +261,7 @@ def map_supervoxels(
 
 
 def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Children:
-    """Return the children; a node with a child that is not a supervoxel of the chunk becomes an error."""
+    """Return the children; a node with a child that is no supervoxel of the chunk gets an error instead."""
     checked = Children(errors=children.errors)
     shift = np.uint64(geometry.layout.segment_bits(SUPERVOXEL))
     ours = np.uint64(geometry.layout.chunk_id(*chunk, layer=SUPERVOXEL)) >> shift
@@ -273,6 +282,6 @@ def check_nodes(geometry: Geometry, chunk: Chunk, ids: Ids) -> Ids:
     unexpected = ids[(ids <= np.uint64(first)) | (ids > np.uint64(geometry.layout.last_id(first)))]
     if len(unexpected):
         raise GraphError(
-            f"chunk {chunk}: the graph lists {unexpected[0]}, which is not an L2 node of this chunk"
+            f"chunk {chunk}: the graph lists id {unexpected[0]}: expected an L2 node of this chunk"
         )
     return ids

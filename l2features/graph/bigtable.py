@@ -1,4 +1,4 @@
-"""A graph's table, of PyChunkedGraph 1 or 2: ``bigtable://project/instance/table``."""
+"""A graph in a Bigtable table of PyChunkedGraph 1 or 2: ``bigtable://project/instance/table``."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ from .table_meta import META_KEYS, info_of_cells, layers_of, layout_above
 from .table_reads import ROWS, TableReads, column, graph_errors
 
 SETTLED = timedelta(seconds=60)
-"""What the graph was that long ago no longer changes."""
+"""After this time, edits are complete: the graph as it was this long ago no longer changes."""
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
 class BigtableGraph(TableReads, Graph):
-    """A graph in a table of PyChunkedGraph 1, which stores children raw, or 2, which compresses them (zstd).
+    """A graph in a table of PyChunkedGraph 1 or 2.
 
-    Rows of nodes are never removed, and do not say when a node was superseded. So a chunk's nodes that are
-    valid at a time are found as the parents of its supervoxels, in one range of rows: the newest cell of a
-    row, no later than the time, is the parent.
+    PyChunkedGraph 1 stores children raw; PyChunkedGraph 2 compresses them (zstd). Rows of nodes are never
+    removed, and do not say when a node was superseded. So the nodes of a chunk that are valid at a time are
+    read as the parents of the chunk's supervoxels, whose rows are one range. The parent is the newest cell in
+    the column ``parents`` that is no later than the time.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
@@ -123,10 +124,10 @@ class BigtableGraph(TableReads, Graph):
 
         - a scan of the box's rows above layer 2, for parents and children;
         - ancestors outside the box, by key;
-        - roots, by key, since only a root's own row tells whether it is retired;
-        - a scan of the layer 2 rows that are not children of a valid node in the box, for their parents.
+        - roots, by key, because only a root's own row tells whether the root is retired;
+        - a scan of the rows of layer 2, for parents; children of a valid node in the box are skipped.
 
-        A node that has no parent at the time was made later. If the time is more than `SETTLED` ago, roots
+        A node that has no parent at ``time`` was made later. If ``time`` is more than `SETTLED` ago, roots
         are cached from one box to the next.
         """
         top, fan_out = self._levels(geometry)
@@ -174,7 +175,7 @@ class BigtableGraph(TableReads, Graph):
         return histories_of(self._cells(wanted, row_filter, self._until()))
 
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
-        """See `Graph.changed_roots`. The operation log lists candidates; the rows of these roots decide."""
+        """See `Graph.changed_roots`. The operation log lists candidates; their rows tell which changed."""
         from .operation_log import logged_roots
 
         logged = sorted_unique(logged_roots(self._read, log_since(since)))
@@ -191,7 +192,11 @@ class BigtableGraph(TableReads, Graph):
         return self._levels(geometry)[0]
 
     def _levels(self, geometry: Geometry) -> tuple[int, int]:
-        """The layer of the roots, and the fan-out. PyChunkedGraph 2 used to round the grid down."""
+        """Return the layer of the roots, and the fan-out.
+
+        PyChunkedGraph 2 computes the layer from the size of the grid, which its older versions rounded down.
+        If the two results differ, the ids in the table tell which is right.
+        """
         if self._top_and_fan_out is None:
             info = self.info()
             chunks = [size / step for size, step in zip(geometry.voxel_size, info.chunk_size, strict=True)]
@@ -202,14 +207,17 @@ class BigtableGraph(TableReads, Graph):
         return self._top_and_fan_out
 
     def _counts_ids(self, geometry: Geometry, layer: int) -> bool:
-        """Whether the graph has made ids in the first chunk of a layer, where all roots are."""
+        """Return whether the table counts ids in the first chunk of a layer; all roots are in this chunk."""
         from google.cloud.bigtable.data import ReadRowsQuery, RowRange
 
         key = b"i%020d" % (layer << (64 - geometry.layout.layer_bits))
         return len(self._read(ReadRowsQuery(row_ranges=[RowRange(key, key + b"`")], limit=1))) > 0
 
     def _known_roots(self, time: datetime) -> KnownRoots:
-        """The cache of roots at a time; replaces another time's. Empty if roots may change."""
+        """Return the cache of roots at a time, which replaces the cache of another time.
+
+        If roots at that time may still change, an empty cache is returned, and not stored.
+        """
         if time > datetime.now(UTC) - SETTLED:
             return KnownRoots()
         time_and_roots = self._known
@@ -218,7 +226,7 @@ class BigtableGraph(TableReads, Graph):
         return time_and_roots[1]
 
     def _roots_at(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
-        """The root of each id at a time, as `_roots_above`, through the cache."""
+        """Return the root of each id at a time from the cache, or else from `_roots_above`, shape (n,)."""
 
         def read(ids: Ids) -> Ids:
             return np.concatenate([self._roots_above(geometry, part, time) for part in batches(ids, ROWS)])
@@ -227,7 +235,7 @@ class BigtableGraph(TableReads, Graph):
         return self._known_roots(time).roots(unique, read)[inverse]
 
     def _roots_above(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
-        """The root of each id at a time; 0 if it has none, or a retired one."""
+        """Return the root of each id at a time, shape (n,); 0 if there is none or it is retired."""
         from .graph_rows import newest
 
         until, top, layers = self._until(), self.top_layer(geometry), geometry.layout.layers
@@ -239,7 +247,7 @@ class BigtableGraph(TableReads, Graph):
         return roots
 
     def _lives(self, roots: Ids) -> tuple[RootLives, Ids]:
-        """When some sorted, unique roots were made and retired, and their predecessors."""
+        """Return a tuple: when roots (sorted, unique) were made and retired; all their predecessors."""
         from .graph_rows import newest
 
         row_filter = newest(CHILDREN, PREDECESSORS, SUCCESSORS)
@@ -248,7 +256,7 @@ class BigtableGraph(TableReads, Graph):
 
 
 def parse_graph_url(url: str) -> tuple[str, str, str]:
-    """Return project, instance and table of ``bigtable://project/instance/table``. Raises ConfigError."""
+    """Return project, instance and table in a graph's URL. Raises ConfigError for any other URL."""
     match = _URL.fullmatch(url)
     if not match:
         raise ConfigError(f"graph {url!r}: expected {BigtableGraph.expected}")

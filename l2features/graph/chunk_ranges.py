@@ -1,7 +1,7 @@
-"""Ranges of ids of all layers within a box of chunks.
+"""Ranges of ids in a box of chunks, for all layers.
 
-An id holds the coordinates of its chunk, z in the lowest bits, so a row of chunks along z is one range of
-ids.
+An id contains the x, y and z of its chunk, z in the lowest bits. So the ids in chunks that are neighbours
+along z are one range.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from ..core.ids import L2, IdLayout, Ids, as_ids
 LONGEST = 32
 """Maximum number of chunks in a range."""
 SHORTEST = 4
-"""Least number of consecutive ids that split a range: one more range costs as much as some rows."""
+"""Minimum consecutive ids that are cut out of a range: an extra range costs as much as some rows."""
 CHUNK_ROWS = 1_000
-"""Rows that a dense chunk has."""
+"""Number of rows in a dense chunk, to estimate the size of a part of a chunk."""
 MOST_RANGES = 1_000
-"""Maximum ranges of a request, which has to stay below 512 KB."""
+"""Maximum number of ranges in a request, which must be smaller than 512 KB."""
 
 
 class IdRanges(NamedTuple):
-    """Ascending ranges of ids: first ids, last ids, and the number of chunks in each, possibly below 1."""
+    """Ascending ranges of ids: their first and last ids (included), and the estimated size of each in chunks.
+
+    The size of a short part of a chunk is below 1.
+    """
 
     first: Ids
     last: Ids
@@ -34,10 +37,10 @@ class IdRanges(NamedTuple):
 
 
 def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, fan_out: int) -> IdRanges:
-    """Return the ranges of all chunks of some layers that lie in a box.
+    """Return the ranges of all chunks in ``layers`` that lie entirely in a box.
 
-    A chunk of layer l has ``fan_out`` ** (l - 2) chunks of layer 2 along each axis, fewer at the end of the
-    grid. ``layout`` must have all ``layers``, which ascend from 2 or higher.
+    A chunk of layer l covers ``fan_out`` ** (l - 2) chunks of layer 2 along each axis, fewer at the end of
+    the grid. ``layout`` must have all ``layers``, which ascend from 2 or higher.
     """
     parts = [IdRanges(as_ids([]), as_ids([]), np.empty(0))]
     edge = np.array(grid)
@@ -53,12 +56,12 @@ def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, 
 
 
 def one_range(first: int | np.uint64, last: int | np.uint64) -> IdRanges:
-    """Return the range of one chunk, from the id ``first`` to the id ``last``."""
+    """Return one range within a chunk, from the id ``first`` to the id ``last``, both included."""
     return IdRanges(as_ids([first]), as_ids([last]), np.ones(1))
 
 
 def ranges_after(ranges: IdRanges, read: int) -> IdRanges:
-    """Return the part of ranges after the id ``read``."""
+    """Return what remains of the ranges after the id ``read``."""
     left = ranges.last > np.uint64(read)
     first = np.maximum(ranges.first[left], np.uint64(read + 1))
     return IdRanges(first, ranges.last[left], ranges.chunks[left])
@@ -73,7 +76,10 @@ def in_ranges(ranges: IdRanges, ids: Ids) -> npt.NDArray[np.bool_]:
 
 
 def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
-    """Return layer 2 ranges, except runs of `SHORTEST` or more consecutive ``ids`` (sorted, unique)."""
+    """Return ranges of layer 2 without the runs of `SHORTEST` or more consecutive ids among ``ids``.
+
+    ``ids`` are sorted, unique ids in the ranges.
+    """
     ends = np.flatnonzero(np.diff(ids) != 1)
     begin, end = np.append(ids[:1], ids[ends + 1]), np.append(ids[ends], ids[-1:])
     cut = end - begin >= SHORTEST - 1
@@ -86,7 +92,7 @@ def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
 
 
 def batches_of(ranges: IdRanges, chunks: int) -> list[IdRanges]:
-    """Return the ranges in batches of about this many chunks, and at most `MOST_RANGES` ranges."""
+    """Return the ranges in batches, each of about ``chunks`` chunks and at most `MOST_RANGES` ranges."""
     sizes = np.maximum(ranges.chunks, chunks / (MOST_RANGES - 1))  # one less, as floats are rounded
     before = np.cumsum(sizes) - sizes
     cuts = np.flatnonzero(np.diff(before // chunks, prepend=-1))
@@ -96,7 +102,7 @@ def batches_of(ranges: IdRanges, chunks: int) -> list[IdRanges]:
 def _rows_along_z(
     layout: IdLayout, layer: int, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
 ) -> IdRanges:
-    """The ranges of the chunks of a layer from ``first`` up to but not including ``last``."""
+    """Return the ranges of the chunks in a layer from ``first`` up to but not including ``last``."""
     x, y, z = np.meshgrid(
         np.arange(first[0], last[0]),
         np.arange(first[1], last[1]),

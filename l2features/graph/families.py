@@ -1,4 +1,4 @@
-"""Nodes above layer 2 with their parents and children, and the L2 nodes among these that are valid."""
+"""Nodes above layer 2 with their parents and children, and the valid L2 nodes among the children."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Families(NamedTuple):
-    """Sorted nodes (n,), their parents (n,), and n cells with the nodes' children."""
+    """Sorted nodes (n,), their parents (n,), and the encoded children of each node, empty if it has none."""
 
     nodes: Ids
     parents: Ids
@@ -26,7 +26,7 @@ class Families(NamedTuple):
 
 
 def families_of(parts: Sequence[AnyCells]) -> Families:
-    """Return the families of those nodes that have a parent. Raises GraphError if a parent is not an id."""
+    """Return the nodes in ``parts`` that have a parent. Raises GraphError unless a parent has 8 bytes."""
     ids = np.concatenate([as_ids([]), *(part.ids for part in parts)])
     names = [name for part in parts for name in part.names]
     values = [value for part in parts for value in part.values]
@@ -41,9 +41,9 @@ def families_of(parts: Sequence[AnyCells]) -> Families:
 
 
 def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoots:
-    """Return the L2 nodes in ``chunks`` that are children of nodes with a root; ``roots`` has 0 for none.
+    """Return the L2 nodes in ``chunks`` that are children of a node with a valid root, and these roots.
 
-    Malformed children are left out.
+    ``roots`` (n,) is the valid root of each node in ``families``, or 0. Malformed children are left out.
     """
     valid = np.flatnonzero(roots)
     cells, nodes = [families.children[i] for i in valid.tolist()], families.nodes[valid]
@@ -54,9 +54,9 @@ def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoot
 
 
 def either(some: NodeRoots, others: NodeRoots) -> NodeRoots:
-    """Merge two sets of nodes.
+    """Merge two sets of nodes, sorted by node.
 
-    Leaves out those of ``others`` that have no root, or that are also in ``some``.
+    A node of ``others`` is left out if it has no root or is also in ``some``.
     """
     new = (others.roots != 0) & ~places_of(some.l2_ids, others.l2_ids)[1]
     ids = np.append(some.l2_ids, others.l2_ids[new])
@@ -67,7 +67,7 @@ def either(some: NodeRoots, others: NodeRoots) -> NodeRoots:
 def _cells_of(
     column: str, ids: Ids, names: Sequence[bytes], values: Sequence[bytes]
 ) -> tuple[Ids, list[bytes]]:
-    """The sorted rows that have a column, and their cells of it."""
+    """Return a tuple: the sorted ids of the rows with a cell in ``column``; the values of these cells."""
     wanted = column.encode()
     places = np.array([i for i, name in enumerate(names) if name == wanted], dtype=np.int64)
     places = places[np.argsort(ids[places], kind="stable")]

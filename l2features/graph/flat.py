@@ -1,4 +1,4 @@
-"""No graph: each segment of a chunk is a node, numbered by the ingest of its chunk."""
+"""Stand-in for a graph in data sets without one: each segment of a chunk is a node."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FACES = "chunk_intersect_count"
 
 
 class FlatGraph(Graph):
-    """Replaces the graph of a data set without one: a segment is a root, its part in a chunk is a node.
+    """Stands in for a missing graph: a segment is a root, and its part in a chunk is a node.
 
-    A node's id is the chunk's id plus the rank of the segment in the chunk, from 1. The store keeps the
-    segments of recorded chunks, and an index that finds the nodes of a segment.
+    A node's id is the chunk's id plus the rank of the segment among the chunk's segments, from 1. The store
+    records the segments of each chunk, and has an index that finds the nodes of a segment.
     """
 
     pattern, expected = re.compile("flat"), "flat"
@@ -39,7 +39,7 @@ class FlatGraph(Graph):
         self._indexed = False
 
     def info(self) -> None:
-        """Return None: there is no graph."""
+        """Return None, as there is no graph to describe."""
 
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
         most = (1 << geometry.layout.segment_bits(L2)) - 1
@@ -62,7 +62,7 @@ class FlatGraph(Graph):
         return numbered_ids(geometry.chunk_id(chunk), len(segments))
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
-        """Return the nodes of the recorded chunks, and their segments; ignores the time."""
+        """Return the nodes of all recorded chunks in the box, with their segments; ``time`` is ignored."""
         nodes, segments = [as_ids([])], [as_ids([])]
         with self._store_errors():
             for chunk in box.in_order():
@@ -86,7 +86,7 @@ class FlatGraph(Graph):
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Join a segment's nodes in neighbouring chunks if both touch the face between them.
+        """See `Graph.root_edges`. Nodes in neighbouring chunks are joined if both touch the common face.
 
         A node without a row has no edges.
         """
@@ -104,11 +104,11 @@ class FlatGraph(Graph):
             return node_segments(self.store, geometry.layout, l2_ids)
 
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
-        """Return the table's time as the time at which each segment was made; segments never change."""
+        """Return for each segment a history without changes: it was made at the timestamp of the table."""
         with self._store_errors():
             meta = self.store.meta()
             if meta is None:
-                raise GraphError(f"table {self.store.name} has no meta: expected an ingested table")
+                raise GraphError(f"table {self.store.name} has no meta: ingest the data set first")
             history = RootHistory(meta.time)
         return dict.fromkeys(self._segment_nodes(roots, 0), history)
 
@@ -116,7 +116,10 @@ class FlatGraph(Graph):
         self.store.close()
 
     def _segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """The nodes of segments. Raises GraphError if the table has no complete index."""
+        """Return the ``most`` + 1 lowest nodes of each segment.
+
+        Raises GraphError if the index of segments is not complete.
+        """
         from ..store.segment_index import index_state
 
         with self._store_errors():
@@ -136,9 +139,10 @@ class FlatGraph(Graph):
 
 
 def _edges(geometry: Geometry, nodes: Ids, touched: npt.NDArray[np.bool_]) -> Pairs:
-    """The edges of a segment, whose nodes are one for each chunk, sorted.
+    """Return the edges between a segment's nodes, which are sorted and one per chunk.
 
-    ``touched`` (n, 2, 3) says whether a node touches the lower and the upper face of its chunk on each axis.
+    ``touched`` (n, 2, 3) says whether each node touches the lower and the upper face of its chunk on each
+    axis.
     """
     chunks = geometry.layout.chunk_coordinates(nodes)
     chunk_ids = geometry.layout.chunk_ids(nodes)

@@ -1,4 +1,4 @@
-"""The rows of a graph's table: filters for their cells, and the histories of roots in them."""
+"""The rows of a graph's table: filters for cells, and the histories of roots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def newest(*columns: str, until: datetime | None = None) -> f.RowFilter:
-    """Return the filter for the newest cell of each of these columns, no later than ``until``."""
+    """Return the filter for the newest cell of each column, ignoring cells later than ``until`` if given."""
     ranges = [f.ColumnRangeFilter("0", name.encode(), name.encode()) for name in columns]
     filters = [ranges[0] if len(ranges) == 1 else f.RowFilterUnion(filters=ranges)]
     if until is not None:
@@ -29,13 +29,13 @@ def newest(*columns: str, until: datetime | None = None) -> f.RowFilter:
 
 
 def newest_between(first: str, last: str, until: datetime) -> f.RowFilter:
-    """Return the filter for the newest cell, no later than ``until``, of each column in a range."""
+    """Return the filter for the newest cell, no later than ``until``, of columns ``first`` to ``last``."""
     columns = f.ColumnRangeFilter("0", first.encode(), last.encode())
     return f.RowFilterChain(filters=[columns, _not_younger(until), f.CellsColumnLimitFilter(1)])
 
 
 def newest_cross_edges() -> f.RowFilter:
-    """Return the filter for the newest cross-chunk edges of each layer."""
+    """Return the filter for the newest cell of cross-chunk edges for each layer."""
     columns = f.ColumnRangeFilter("3", b"atomic_cross_edges_", b"atomic_cross_edges`", inclusive_end=False)
     return f.RowFilterChain(filters=[columns, f.CellsColumnLimitFilter(1)])
 
@@ -45,7 +45,10 @@ def _not_younger(time: datetime) -> f.RowFilter:
 
 
 def histories_of(parts: Sequence[AnyCells]) -> dict[int, RootHistory]:
-    """Return the histories of roots, read from their cells of children, successors and predecessors."""
+    """Return histories by root, from cells of children, successors and predecessors.
+
+    Roots without a cell of children are left out. Raises GraphError for malformed ids in a cell.
+    """
     found: dict[int, dict[str, tuple[bytes, datetime]]] = {}
     for part in parts:
         cells = zip(part.ids.tolist(), part.names, part.values, part.times.tolist(), strict=True)

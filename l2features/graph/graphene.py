@@ -1,4 +1,4 @@
-"""A graph's server, ``graphene://https://HOST/segmentation/table/TABLE``: version 1 of its HTTP API."""
+"""A graph on a PyChunkedGraph server: ``graphene://https://HOST/segmentation/table/TABLE``, HTTP API 1."""
 
 from __future__ import annotations
 
@@ -43,22 +43,23 @@ if TYPE_CHECKING:
 
 API_VERSION = 1
 TIMEOUT_S = (10.0, 60.0)
-"""Time limits, in seconds: to connect, and to receive an answer."""
+"""Time limits of a request, in seconds: to connect, and to receive each part of the response."""
 LIST_TIMEOUT_S = (10.0, 300.0)
-"""The same for a list of a whole chunk."""
+"""Time limits of a request that lists all nodes of a chunk, as in `TIMEOUT_S`."""
 FEW = 64
-"""Up to this many nodes of a chunk are requested one by one; more need a list of the whole chunk."""
+"""Maximum nodes of a chunk that are requested one by one; for more, the whole chunk is listed."""
 AT_ONCE, NODES = 64, 1_000_000
-"""Chunks of which the nodes, and nodes of which the roots are requested before one deadline."""
+"""Number of chunks whose nodes, and number of nodes whose roots, are requested before one deadline."""
 _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)")
-"""``segmentation`` and the table, in ``…/table/T``, ``…/1.0/T``, ``…/api/v1/T`` and ``…/api/v1/table/T``."""
+"""Pattern of paths on a server: ``segmentation/`` and ``table/T``, ``1.0/T`` or ``api/v1/(table/)T``."""
 
 
 class GrapheneGraph(Graph):
-    """A graph on a PyChunkedGraph server. cloud-volume maps supervoxels; requests read nodes and children.
+    """A graph on a PyChunkedGraph server.
 
-    The server lists a chunk's nodes and their supervoxels, but does not mark superseded nodes. So valid nodes
-    are found by mapping those supervoxels.
+    cloud-volume maps supervoxels to nodes; our own requests read nodes and children. The server lists a
+    chunk's nodes with their supervoxels, but does not mark superseded nodes. So the nodes that are valid at a
+    time are found by mapping all listed supervoxels at that time.
     """
 
     pattern, expected = re.compile("graphene"), "graphene"
@@ -70,7 +71,7 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def name_of(cls, url: str) -> str:
-        """Return the name of the table in a server's URL; for a URL of unknown form, the URL's last part.
+        """Return the table's name in a server's URL; for a URL of unknown form, the last part of its path.
 
         >>> GrapheneGraph.name_of("graphene://https://host/segmentation/1.0/fly_v31/")
         'fly_v31'
@@ -80,7 +81,7 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def readable_time(cls, time: datetime) -> datetime:
-        """Round up to whole seconds, which the server expects."""
+        """Return ``time`` rounded up to whole seconds, as the server expects times in seconds."""
         return time.replace(microsecond=0) + timedelta(seconds=bool(time.microsecond))
 
     def info(self) -> GraphInfo:
@@ -90,7 +91,7 @@ class GrapheneGraph(Graph):
         versions = self.cv.meta.info["app"]["supported_api_versions"]
         if API_VERSION not in versions:
             raise ConfigError(
-                f"{self.url}: server supports the API versions {versions}: expected {API_VERSION} among them"
+                f"{self.url}: the server supports API versions {versions}: expected {API_VERSION} among them"
             )
 
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
@@ -118,9 +119,9 @@ class GrapheneGraph(Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The server lists all nodes of a chunk that existed at the time or earlier, including superseded ones.
-        Superseded nodes have a retired root, and are dropped. Roots are requested for all chunks at once. One
-        deadline holds for `AT_ONCE` chunks, or for the roots of `NODES` nodes.
+        The server lists all nodes of a chunk that were made at ``time`` or earlier, including superseded
+        nodes. Superseded nodes have a retired root, and are dropped. Roots are requested for all chunks
+        together. The deadline holds for the nodes of `AT_ONCE` chunks, and for the roots of `NODES` nodes.
         """
         chunks = [chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0]]
         ids = [as_ids([])]
@@ -136,8 +137,8 @@ class GrapheneGraph(Graph):
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
         """See `Graph.changed_roots`.
 
-        The server's log lists the candidates, up to now: an entry may be written much later than its
-        operation took place. Whether a candidate is valid at the two times decides.
+        The candidates are all roots in the server's log until now, because an entry may be written long after
+        its operation. A candidate has changed if it is valid at only one of the two times.
         """
         logged = self._requests().logged_roots(log_since(since))
         roots = logged[self.is_root(geometry, logged)]
@@ -152,7 +153,7 @@ class GrapheneGraph(Graph):
             if ids is None or len(ids) > most:
                 found.too_large[root] = most + 1 if ids is None else len(ids)
             elif (geometry.layout.layers(ids) != L2).any():
-                found.errors[root] = f"root {root}: the server lists nodes that are not of layer 2"
+                found.errors[root] = f"root {root}: the server lists nodes of other layers: expected layer 2"
             elif len(ids):
                 found.l2_ids[root] = sorted_unique(ids)
         return found
@@ -197,7 +198,7 @@ class GrapheneGraph(Graph):
         return Children({node: known for node, known in zip(ids.tolist(), leaves, strict=True) if len(known)})
 
     def _leaves(self, node: int) -> Ids:
-        """The supervoxels of a node; none if the server does not know it."""
+        """Return the supervoxels of a node; an empty array if the server does not know the node."""
         try:
             bounds = {"bounds": self.cv.bounds.to_filename()}
             answer = self._session.get(f"{self.server}/node/{node}/leaves", params=bounds, timeout=TIMEOUT_S)
@@ -215,7 +216,7 @@ class GrapheneGraph(Graph):
         return Children(dict(zip(nodes.tolist(), np.split(pairs[:, 1], first)[1:], strict=True)))
 
     def _pairs(self, geometry: Geometry, chunk: Chunk) -> NDArray[np.uint64]:
-        """All L2 nodes of a chunk, superseded ones too, and their supervoxels: (n, 2), one row for each."""
+        """Return pairs (L2 node, supervoxel) for all nodes of a chunk, superseded ones too, shape (n, 2)."""
         url = f"{self.server}/l2_chunk_children_binary/{geometry.chunk_id(chunk)}"
         try:
             answer = self._session.get(url, params={"as_array": "True"}, timeout=LIST_TIMEOUT_S)
@@ -227,16 +228,16 @@ class GrapheneGraph(Graph):
 
 
 def _split(url: str) -> tuple[SplitResult, re.Match[str] | None]:
-    """Parts of a server's URL, and the match of its path."""
+    """Return a tuple: the parts of a server's URL; the match of its path with `_PATHS`, or None."""
     parts = urlsplit(url.removeprefix("graphene://").removeprefix("middleauth+"))
     return parts, _PATHS.match(parts.path)
 
 
 def cloudpath(url: str) -> str:
-    """Return a server's URL in the form that makes cloud-volume use version 1 of the API.
+    """Return a server's URL in the form with which cloud-volume uses version 1 of the API.
 
-    cloud-volume takes the version from the URL, even if the server has a newer one, and does not accept
-    ``…/api/v1/table/T``. A URL in no known form is returned as it is.
+    cloud-volume takes the API version from the URL, even if the server has a newer version, and does not
+    accept ``…/api/v1/table/T``. A URL of unknown form is returned unchanged.
 
     >>> cloudpath("graphene://middleauth+https://host/segmentation/1.0/fly_v31/")
     'graphene://https://host/segmentation/api/v1/fly_v31'
@@ -248,7 +249,7 @@ def cloudpath(url: str) -> str:
 
 
 def info_url(url: str) -> str:
-    """Return the URL of a graph's info on its server; reading it needs a token with view permission.
+    """Return the URL of a graph's info on its server; reading it takes a token with view permission.
 
     >>> info_url("graphene://https://host/segmentation/1.0/fly_v31/")
     'https://host/segmentation/table/fly_v31/info'
@@ -261,7 +262,7 @@ def info_url(url: str) -> str:
 def open_server(url: str) -> Any:
     """Return an open ``graphene://`` CloudVolume, at the scale from which its graph was made.
 
-    Raises VolumeError or GraphError. If the server's info lacks a key, the message names the key.
+    Raises GraphError if the server's info is not a graph's, and VolumeError if the server cannot be opened.
     """
     from cloudvolume import CloudVolume
 
@@ -274,23 +275,24 @@ def open_server(url: str) -> Any:
         _fill_in(cv.meta.info, graph)
         mip, last = graph.mip or 0, len(cv.available_mips) - 1
         if not 0 <= mip <= last:
-            raise ValueError(f"mip {mip}: expected one of its mips, 0 to {last}")
+            raise ValueError(f"mip {mip}: expected the index of a scale, 0 to {last}")
         cv.mip = mip
         return cv
     except L2FeaturesError:
         raise
     except KeyError as error:
         raise VolumeError(
-            f"cannot open {url}: the info of its server has no key {error}: expected a graph's info"
+            f"cannot open {url}: the server's info lacks key {error}: expected the info of a PyChunkedGraph"
         ) from error
     except Exception as error:  # cloud-volume and requests share no base class
         raise volume_error(f"cannot open {url}: {reason_of(error)}", error) from error
 
 
 def _fill_in(info: dict[str, Any], graph: GraphInfo) -> None:
-    """Fill in what cloud-volume needs in the info of a server to use version 1 of its API.
+    """Add to a server's info what cloud-volume needs to use version 1 of the server's API.
 
-    cloud-volume fails on an info without versions or layers, and on versions that are newer than itself.
+    cloud-volume fails if the info has no API versions or no number of layers, and if it has API versions that
+    are newer than cloud-volume.
     """
     app = info.get("app") or {}
     versions = app.get("supported_api_versions") or [API_VERSION]
@@ -300,7 +302,7 @@ def _fill_in(info: dict[str, Any], graph: GraphInfo) -> None:
 
 
 def server_info(info: Mapping[str, Any], url: str) -> GraphInfo:
-    """Return the graph that a server's info describes. Raises GraphError, which names a missing key."""
+    """Return the graph that a server's info describes. Raises GraphError for an info of another form."""
     try:
         graph = info["graph"]
         masks = {int(layer): int(bits) for layer, bits in graph["spatial_bit_masks"].items()}
@@ -316,14 +318,16 @@ def server_info(info: Mapping[str, Any], url: str) -> GraphInfo:
         )
     except KeyError as error:
         raise GraphError(
-            f"{url}: the info of its server has no key {error}: expected a graph's info"
+            f"{url}: the server's info lacks key {error}: expected the info of a PyChunkedGraph"
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise GraphError(f"{url}: the info of its server is not a graph's: {error}") from error
+        raise GraphError(
+            f"{url}: the server's info is malformed: expected the info of a PyChunkedGraph: {error}"
+        ) from error
 
 
 def _open_session(cv: Any) -> tuple[str, requests.Session]:
-    """Address of the graph of an open CloudVolume, and a session with its token."""
+    """Return a tuple: the URL of a CloudVolume's graph on its server; a session with the volume's token."""
     import requests
     from requests.adapters import HTTPAdapter
 

@@ -1,4 +1,4 @@
-"""Cells of ids in a graph's table: raw in PyChunkedGraph 1, compressed with zstd in 2."""
+"""Cells with ids in a graph's table: raw in PyChunkedGraph 1, compressed by zstd in PyChunkedGraph 2."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from ..core.errors import GraphError
 from ..core.ids import Ids, as_ids, from_bytes
 
 CHILDREN, PARENTS, SUCCESSORS, PREDECESSORS = "children", "parents", "new_parents", "former_parents"
-"""Columns of a node; the last two are those of roots that were retired, and of those that replaced them."""
+"""Columns of a node's row.
+
+A retired root has `SUCCESSORS`, the roots that replaced it; a root that replaced others has `PREDECESSORS`.
+"""
 MOST_IDS = 1 << 24
-"""Maximum ids in a cell."""
+"""Maximum number of ids in a cell."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 Places = npt.NDArray[np.int64]
 
 
 class Lists(NamedTuple):
-    """Lists of ids, one after the other: list ``i`` is ``values[starts[i] : starts[i + 1]]``."""
+    """Lists of ids, joined into one array: list ``i`` is ``values[starts[i] : starts[i + 1]]``."""
 
     values: Ids
     starts: Places
 
     @classmethod
     def joined(cls, parts: Sequence[bytes]) -> Lists:
-        """Return the lists that these parts encode, one list per part."""
+        """Return a list per part; a part is little-endian ids of 8 bytes."""
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)) // 8
         return cls(from_bytes(b"".join(parts)), np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -39,7 +42,7 @@ class Lists(NamedTuple):
         return np.diff(self.starts)
 
     def parts(self) -> list[Ids]:
-        """Return each list."""
+        """Return the lists as separate arrays."""
         return [self.values[start:end] for start, end in pairwise(self.starts.tolist())]
 
     def take(self, which: Places) -> Lists:
@@ -54,8 +57,8 @@ class Lists(NamedTuple):
 class NodeLists:
     """A list of ids for each of ``ids``, which are sorted and unique.
 
-    ``known`` is False for an id without a list in the table. ``errors`` maps an id with a malformed list to
-    the reason. Both kinds of ids have an empty list here.
+    ``known`` (n,) is False for an id that has no list in the table. ``errors`` maps ids whose list is
+    malformed to an error message. In ``lists``, an id of either kind has an empty list.
     """
 
     ids: Ids
@@ -65,9 +68,9 @@ class NodeLists:
 
     @classmethod
     def decoded(cls, ids: Ids, rows: Ids, cells: Sequence[bytes], most: int, what: str) -> NodeLists:
-        """Return the list of each id, joined from the cells of ``rows``, which may repeat.
+        """Return the list of each id, joined from the cells of its row; cell ``i`` belongs to ``rows[i]``.
 
-        ``what`` is the name of the items in errors.
+        A cell has ``most`` ids at most. ``what`` names the listed ids in error messages.
         """
         errors, parts = dict[int, str](), _decompressed(cells, most)
         if parts is None:
@@ -88,7 +91,7 @@ class NodeLists:
 
     @classmethod
     def joined(cls, parts: Sequence[NodeLists]) -> NodeLists:
-        """Return all parts as one; ids must ascend from part to part."""
+        """Return the parts as one; the ids of each part must be above those of the part before it."""
         lists = Lists(
             np.concatenate([as_ids([]), *(part.lists.values for part in parts)]),
             np.concatenate([[0], *(part.lists.lengths for part in parts)]).cumsum(),
@@ -99,9 +102,9 @@ class NodeLists:
 
 
 def _decompressed(cells: Sequence[bytes], most: int) -> list[bytes] | None:
-    """Return the ids in cells as `id_bytes` does, in a third of the time.
+    """Return the bytes of the ids in each cell, as `id_bytes` does, but in a third of the time.
 
-    None unless all are compressed, are of a known size, and are valid.
+    Returns None if a cell is not compressed, does not declare its size, or is invalid.
     """
     try:
         sizes = np.fromiter(map(zstandard.frame_content_size, cells), dtype=np.int64, count=len(cells))
@@ -114,23 +117,28 @@ def _decompressed(cells: Sequence[bytes], most: int) -> list[bytes] | None:
 
 
 def check_lists(errors: Mapping[int, str]) -> None:
-    """Raise GraphError if there are any errors of lists."""
+    """Raise GraphError if ``errors`` has any message; the error has the first three."""
     if errors:
         raise GraphError("; ".join(list(errors.values())[:3]))
 
 
 def decode_ids(cell: bytes, most: int, what: str) -> Ids:
-    """Return the ids in a cell; see `id_bytes`."""
+    """Return the ids in a cell of at most ``most`` ids; ``what`` names the ids in errors.
+
+    Raises ValueError for a malformed cell.
+    """
     return from_bytes(id_bytes(cell, most, what, zstandard.ZstdDecompressor()))
 
 
 def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
-    """Return the little-endian ids in a cell; ``what`` names the ids in errors.
+    """Return the ids in a cell as bytes, little-endian; ``what`` names the ids in errors.
 
-    A raw cell cannot be mistaken for compressed data: its chunk would need four billion supervoxels.
+    Compressed cells begin with zstd's magic number. An id with these bytes would need a chunk of four billion
+    supervoxels.
 
     Raises:
-        ValueError: the length is not a multiple of 8, or compressed ids are broken or more than ``most``.
+        ValueError: the length is not a multiple of 8, a compressed cell has more than ``most`` ids, or it
+            cannot be decompressed.
     """
     if cell[:4] == _ZSTD_MAGIC:
         try:
@@ -147,7 +155,7 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
 
 
 def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Return a tuple of arrays (n,): the index of each id in sorted ``known``; whether the id is known."""
+    """Return a tuple of arrays (n,): each id's index in the sorted ``known``; whether ``known`` has it."""
     at = np.searchsorted(known, ids)
     found = at < len(known)
     found[found] = known[at[found]] == ids[found]
@@ -155,5 +163,5 @@ def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
 
 
 def batches(ids: Ids, size: int) -> Iterable[Ids]:
-    """Return the ids in parts of ``size``."""
+    """Return the ids in consecutive parts of ``size`` ids; the last part may be shorter."""
     return (ids[first : first + size] for first in range(0, len(ids), size))

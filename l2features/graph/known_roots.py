@@ -1,4 +1,4 @@
-"""A bounded cache of the roots of nodes at one time."""
+"""A bounded cache of the roots that nodes have at one time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..core.ids import Ids, as_ids
 from .id_cells import places_of
 
 MOST = 1_000_000
-"""Maximum ids in a cache; each takes 24 bytes."""
+"""Maximum ids in a cache; an id takes 24 bytes."""
 
 
 class KnownRoots:
-    """An LRU cache of the roots of ids, in arrays.
+    """An LRU cache that maps ids to their roots, stored as sorted arrays.
 
     >>> known = KnownRoots(most=2)
     >>> known.roots(as_ids([3, 5]), lambda ids: ids * np.uint64(10)).tolist()
@@ -46,7 +46,7 @@ class KnownRoots:
         return roots
 
     def _add(self, ids: Ids, roots: Ids) -> None:
-        """Merge ids that are unknown."""
+        """Add ids that are not cached; drop the least recently used ids beyond ``most``."""
         kept = self._kept
         places = np.searchsorted(kept.ids, ids)
         kept = _Kept(
@@ -62,7 +62,7 @@ class KnownRoots:
 
 
 class _Kept(NamedTuple):
-    """Sorted ids, their roots, and each one's last use."""
+    """Sorted ids, their roots, and the number of the call of `KnownRoots.roots` that last used each id."""
 
     ids: Ids
     roots: Ids

@@ -1,4 +1,4 @@
-"""Edges between the L2 nodes of roots, from the cross-chunk edges between their supervoxels."""
+"""Edges between L2 nodes of a root, from the cross-chunk edges between the nodes' supervoxels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ T = TypeVar("T")
 
 
 class _Ends(NamedTuple):
-    """Nodes at the near end of edges, and at the far end; 0 if the far one is not known yet.
+    """Ends of cross-chunk edges: parallel arrays (n,).
 
-    ``far`` are the supervoxels there.
+    ``near_nodes`` are the nodes in whose rows the edges are stored. ``far`` are the supervoxels at the other
+    end, and ``far_nodes`` the nodes of these supervoxels, 0 if not known yet.
     """
 
     near_nodes: Ids
@@ -28,7 +29,7 @@ class _Ends(NamedTuple):
 
 
 def unique_pairs(first: Ids, second: Ids) -> Pairs:
-    """Return the edges between parallel arrays of ids, without self-loops."""
+    """Return the edges that join ``first[i]`` and ``second[i]``, without duplicates and self-loops."""
     low, high = np.minimum(first, second), np.maximum(first, second)
     order = np.lexsort((high, low))
     low, high = low[order], high[order]
@@ -40,19 +41,19 @@ def unique_pairs(first: Ids, second: Ids) -> Pairs:
 def edges_of_roots(
     layout: IdLayout, nodes: Mapping[int, Ids], crossing: NodeLists, read_children: ReadLists
 ) -> dict[int, Pairs]:
-    """Return the edges of each root.
+    """Return the edges between L2 nodes, by root.
 
-    A cross-chunk edge is stored twice, with each of its end nodes; the first supervoxel of the stored pair is
-    in that node. So the rows map nearly all supervoxels to nodes; for the other supervoxels, the children of
-    the root's nodes in the same chunk are read.
+    A cross-chunk edge is stored as a pair of supervoxels in the rows of both end nodes; the first supervoxel
+    of the pair belongs to the node of the row. So these rows map nearly all supervoxels to nodes. To map the
+    other supervoxels, the children of the root's nodes in the same chunks are read.
 
     Args:
-        layout: the ids of layers 1 and 2.
+        layout: bit fields of ids of layers 1 and 2.
         nodes: L2 ids by root.
         crossing: cross-chunk edges by L2 id, as consecutive pairs of supervoxels.
         read_children: returns the supervoxels of L2 nodes.
 
-    Raises MalformedEdges for the roots with malformed edges or children.
+    Raises MalformedEdges if a root has malformed edges or children.
     """
     ends = _of_each(nodes, lambda root: _ends(sorted_unique(nodes[root]), crossing))
     unmapped = {root: some.far[some.far_nodes == 0] for root, some in ends.items()}
@@ -74,7 +75,7 @@ def edges_of_roots(
 
 
 def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
-    """Call ``find`` for each root. Raises MalformedEdges for roots that raise GraphError."""
+    """Return the result of ``find`` by root. Raises MalformedEdges for roots whose ``find`` failed."""
     found, malformed = dict[int, T](), dict[int, str]()
     for root in roots:
         try:
@@ -93,7 +94,7 @@ def _check(ids: Ids, lists: NodeLists) -> None:
 
 
 def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
-    """The ends of the edges in the rows of a root's nodes, mapped by these rows."""
+    """Return the ends of the edges in the rows of a root's nodes, mapped to nodes by these rows alone."""
     _check(ids, crossing)
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():
@@ -105,7 +106,10 @@ def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
 
 
 def owners_of(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
-    """Return the node of each wanted supervoxel, given the ``nodes`` of ``supervoxels``; 0 if unknown."""
+    """Return the node of each wanted supervoxel; 0 for one that is not among ``supervoxels``.
+
+    ``nodes`` (n,) are the nodes of ``supervoxels`` (n,).
+    """
     out = np.zeros(len(wanted), dtype=np.uint64)
     if len(supervoxels):
         order = np.argsort(supervoxels)
@@ -116,10 +120,13 @@ def owners_of(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
 
 
 def _in_chunks_of(layout: IdLayout, ids: Ids, supervoxels: Ids) -> Ids:
-    """Return the nodes in the chunks of supervoxels."""
+    """Return those of ``ids`` (L2 nodes) that are in the chunk of one of the supervoxels.
+
+    Raises GraphError for an id that is not a supervoxel.
+    """
     unexpected = supervoxels[layout.layers(supervoxels) != SUPERVOXEL]
     if len(unexpected):
-        raise GraphError(f"cross-chunk edges end at {unexpected[0]}, which is not a supervoxel")
+        raise GraphError(f"cross-chunk edges end at {unexpected[0]}: expected a supervoxel, an id of layer 1")
     chunk_ids = layout.chunk_id_array(layout.chunk_coordinates(supervoxels), layer=L2)
     return ids[np.isin(layout.chunk_ids(ids), chunk_ids)]
 

@@ -1,4 +1,4 @@
-"""The log of a graph's operations: the rows of layer 0, numbered by operation."""
+"""The log of a graph's operations in the graph's table: one row per operation, with its number as key."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ..core.ids import Ids, as_ids, from_bytes, row_keys
 from ..core.times import whole_ms
 
 AT_ONCE = 50_000
-"""Operations of which the log is read at once."""
+"""Number of operations whose rows are read by one request."""
 LAST = (1 << 56) - 1
 _MS = timedelta(milliseconds=1)
 ReadRows = Callable[[ReadRowsQuery], Sequence[Any]]
 
 
 def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -> Ids:
-    """Return the roots in the newest log entry of each operation from ``start`` to ``end``.
+    """Return the roots that operations logged from ``start`` to ``end``, both included.
 
-    Failed operations may have logged roots that were never written. An entry is written after its roots; if a
-    failed operation was repaired, it is written days later. Operation numbers may not ascend with time, so
-    the server scans the whole log, but returns only these entries.
+    If an operation logged roots several times in this period, the newest entry counts. A failed operation may
+    have logged roots that were never written. An entry is written after its roots, and days later if a failed
+    operation was repaired. Numbers of operations may not ascend with time, so the server scans the whole log,
+    but returns only the entries of this period.
     """
     columns = f.ColumnRangeFilter("2", b"roots", b"roots")
     window = f.TimestampRangeFilter(whole_ms(start), None if end is None else whole_ms(end) + _MS)
@@ -34,7 +35,7 @@ def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -
 
 
 def first_operation(read: ReadRows) -> datetime | None:
-    """Return the time of the first operation; None if there was none."""
+    """Return the time of the first operation; None if the log has no operation."""
     column = f.ColumnRangeFilter("0", b"operation_ts", b"operation_ts")
     rows = read(_query(0, LAST, column, 1))
     micros = [min(cell.timestamp_micros for cell in row.cells) for row in rows]
@@ -42,7 +43,10 @@ def first_operation(read: ReadRows) -> datetime | None:
 
 
 def _rows(read: ReadRows, row_filter: f.RowFilter) -> Iterator[Any]:
-    """Yield the rows of the log, in parts that are scanned within the time limit of one call."""
+    """Yield the rows of the log that ``row_filter`` selects; each request reads `AT_ONCE` operations.
+
+    Thus a request ends within the time limit of a call.
+    """
     any_cell = f.RowFilterChain(filters=[f.CellsRowLimitFilter(1), f.StripValueTransformerFilter(True)])
     first = 0
     while rows := read(_query(first, LAST, any_cell, 1)):

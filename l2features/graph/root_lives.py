@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 NEVER = np.iinfo(np.int64).max
 LATE = timedelta(minutes=10)
-"""The entry of a log that names roots is written after they were made, or at most that long before."""
+"""An entry of a log may be written before the roots that it names, but at most this long before."""
 _EPOCH, _MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 Flags = npt.NDArray[np.bool_]
 
 
 class RootLives(NamedTuple):
-    """Sorted roots, and when they were made and retired (microseconds since 1970, or `NEVER`)."""
+    """Sorted roots, and when each was made and retired: microseconds since 1970; `NEVER` if not retired."""
 
     roots: Ids
     made: npt.NDArray[np.int64]
@@ -38,19 +38,23 @@ class RootLives(NamedTuple):
 
 
 def log_since(time: datetime) -> datetime:
-    """Return the time from which to read a log so as to find all roots that changed after ``time``."""
+    """Return the time from which a log must be read to find all roots that changed after ``time``."""
     return max(time - LATE, _EPOCH)
 
 
 def changes(roots: Ids, before: Flags, after: Flags) -> ChangedRoots:
-    """Return which sorted roots changed, given masks (n,) of the roots that were valid before and after."""
+    """Return the roots that changed; masks (n,) say whether each root was valid ``before`` and ``after``.
+
+    ``roots`` are sorted.
+    """
     return ChangedRoots(roots[before & ~after], roots[after & ~before])
 
 
 def lives_of(parts: Sequence[AnyCells]) -> tuple[RootLives, Ids]:
-    """Return a tuple: the lives of roots, read from the roots' cells; all predecessors of these roots.
+    """Return a tuple: when roots were made and retired, from the cells of their rows; all their predecessors.
 
-    Ids without children are not roots, and are left out. Raises GraphError for malformed predecessors.
+    Ids whose rows have no children are not roots and are left out. Raises GraphError for malformed
+    predecessors.
     """
     made, retired = _times(parts, CHILDREN), _times(parts, SUCCESSORS)
     at, found = places_of(made[0], retired[0])
@@ -60,7 +64,10 @@ def lives_of(parts: Sequence[AnyCells]) -> tuple[RootLives, Ids]:
 
 
 def _times(parts: Sequence[AnyCells], column: str) -> tuple[Ids, npt.NDArray[np.int64]]:
-    """The roots that have a cell of a column, sorted, and its time; a row has one cell of a column."""
+    """Return a tuple: the sorted roots whose rows have a cell in ``column``; the times of these cells.
+
+    Each row has one cell at most in a column. Times are in microseconds since 1970.
+    """
     ids, times = [as_ids([])], [np.empty(0, dtype=np.int64)]
     for part in parts:
         own = np.array([name == column.encode() for name in part.names], dtype=bool)

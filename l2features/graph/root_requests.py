@@ -1,4 +1,4 @@
-"""Requests about roots to a graph's server: concurrent, with a deadline and retries."""
+"""Requests about roots to a PyChunkedGraph server: concurrent, with a deadline and retries."""
 
 from __future__ import annotations
 
@@ -26,36 +26,43 @@ if TYPE_CHECKING:
     import requests
 
 REQUESTS = 8
-"""Concurrent requests of a call."""
+"""Maximum concurrent requests of a call."""
 ATTEMPTS = 3
 CONNECT_S, READ_S = 10.0, 60.0
-"""Time limits of an attempt, unless the deadline is nearer: to connect, and for each part of an answer."""
+"""Time limits of an attempt, in seconds: to connect, and to receive each part of a response.
+
+An attempt ends earlier if the deadline is nearer.
+"""
 IDS, ROOTS = 100_000, 100
-"""Ids, and roots, of one request."""
+"""Maximum ids of one request, and maximum roots of a request about L2 nodes or lineages."""
 ID_BYTES = 22
-"""Maximum bytes of an id in an answer: 20 digits, a comma, and a space."""
+"""Maximum bytes of an id in a response: 20 digits, a comma, and a space."""
 _GRACE_S = 0.2
 _MS = timedelta(milliseconds=1)
 T = TypeVar("T")
 
 
 class TooLong(Exception):
-    """A response is too long."""
+    """A response has more bytes than the request allows."""
 
 
 @dataclass(frozen=True)
 class RootRequests:
-    """The requests of one call to a graph's server, with a common deadline (`time.monotonic`)."""
+    """Sends requests to a graph's server over one session, all before the deadline ``until``.
+
+    ``until`` is by `time.monotonic`. Methods raise GraphError for a malformed response, and GraphUnavailable
+    for a transient error or at the deadline.
+    """
 
     server: str
     session: requests.Session
     until: float
 
     def leaves(self, roots: Ids, most: int) -> dict[int, Ids | None]:
-        """Return the L2 ids of roots: empty for an unknown root, None for a root with more than ``most``.
+        """Return L2 ids by root: no ids for an unknown root, None for a root with more than ``most`` ids.
 
-        Many roots are requested at once. If such a request fails or its response is too long, its roots are
-        requested one by one.
+        `ROOTS` roots are requested together. If such a request fails or its response is too long, these roots
+        are requested one by one. Instead of None, a root may have a list of more than ``most`` ids.
         """
         found: dict[int, Ids | None] = {}
         together = self._each(partial(self._leaves_many, most), list(batches(roots, ROOTS)))
@@ -82,7 +89,7 @@ class RootRequests:
         return _ids_of(answer["leaf_ids"])
 
     def edges(self, roots: Sequence[int]) -> list[Pairs]:
-        """Return the L2 edges of each root."""
+        """Return the edges between the L2 nodes of each root, in the order of the roots."""
         return self._each(self._edges, roots)
 
     def _edges(self, root: int) -> Pairs:
@@ -91,20 +98,20 @@ class RootRequests:
         return unique_pairs(pairs[:, 0], pairs[:, 1])
 
     def roots(self, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the root of each L2 id at a time: the highest ancestor that the server has."""
+        """Return the root of each L2 id at a time, shape (n,): the highest ancestor that the server has."""
         found = self._each(partial(self._roots, _seconds(time)), list(batches(l2_ids, IDS)))
         return np.concatenate([as_ids([]), *found])
 
     def _roots(self, seconds: float, ids: Ids) -> Ids:
         found = from_bytes(self._fetch("POST", "roots_binary", {"timestamp": seconds}, to_bytes(ids)))
         if len(found) != len(ids):
-            raise ValueError(f"{len(found)} roots for {len(ids)} ids")
+            raise ValueError(f"{len(found)} roots: expected {len(ids)}, one for each id")
         return found
 
     def chunk_nodes(self, chunk_ids: Ids, time: datetime) -> list[Ids]:
-        """Return the sorted L2 nodes of each chunk.
+        """Return the sorted L2 nodes of each chunk that were made at ``time`` or earlier.
 
-        The nodes are those that existed at ``time`` or earlier, including superseded ones.
+        Superseded nodes are included.
         """
         return self._each(partial(self._chunk_nodes, _seconds(time)), chunk_ids.tolist())
 
@@ -114,7 +121,7 @@ class RootRequests:
         return sorted_unique(pairs.reshape(-1, 2)[:, 0])
 
     def logged_roots(self, since: datetime) -> Ids:
-        """Return the sorted roots that were made or retired by operations that were logged since a time."""
+        """Return the sorted roots that operations made or retired, for operations logged since a time."""
         (roots,) = self._each(self._logged_roots, [_seconds(since)])
         return sorted_unique(roots)
 
@@ -123,10 +130,9 @@ class RootRequests:
         return _ids_of([*answer["old_roots"], *answer["new_roots"]])
 
     def are_latest(self, roots: Ids, time: datetime | None = None) -> npt.NDArray[np.bool_]:
-        """Return whether roots are valid at a time, by default now; shape (n,). Unknown roots are not.
+        """Return whether each root is valid at a time, by default now, shape (n,); False for an unknown root.
 
-        The server ignores changes in the millisecond that it is asked for, so the next millisecond is
-        requested.
+        The server ignores changes in the requested millisecond, so the next millisecond is requested.
         """
         arguments = {} if time is None else {"timestamp": _seconds(time + _MS)}
         found = self._each(partial(self._are_latest, arguments), list(batches(roots, IDS)))
@@ -136,11 +142,11 @@ class RootRequests:
         answer = self._json("POST", "is_latest_roots", arguments, {"node_ids": roots.tolist()})
         latest = np.array(answer["is_latest"], dtype=bool)
         if latest.shape != roots.shape:
-            raise ValueError(f"is_latest has {len(latest)} values for {len(roots)} roots")
+            raise ValueError(f"is_latest has {len(latest)} values: expected {len(roots)}, one for each root")
         return latest
 
     def have_children(self, roots: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether the server knows each root, shape (n,)."""
+        """Return whether the server knows each root, shape (n,): it lists children of known roots."""
 
         def has_children(root: int) -> bool:
             return len(self._json("GET", f"node/{root}/children")["children_ids"]) > 0
@@ -148,9 +154,9 @@ class RootRequests:
         return np.array(self._each(has_children, roots.tolist()), dtype=bool)
 
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
-        """Return the histories of roots that the server knows.
+        """Return the history of each root, by root. The server must know all roots.
 
-        Lineages of roots that were made at about the same time are requested together.
+        Histories of roots that were made at about the same time are requested together.
         """
         created = np.concatenate([np.empty(0), *self._each(self._created, list(batches(roots, IDS)))])
         order = np.argsort(created, kind="stable")
@@ -164,7 +170,7 @@ class RootRequests:
         answer = self._json("POST", "root_timestamps", {}, {"node_ids": roots.tolist()})
         created = np.array(answer["timestamp"], dtype=np.float64)
         if created.shape != roots.shape:
-            raise ValueError(f"{len(created)} timestamps for {len(roots)} roots")
+            raise ValueError(f"{len(created)} timestamps: expected {len(roots)}, one for each root")
         return created
 
     def _lineage(self, part: tuple[Ids, npt.NDArray[np.float64]]) -> dict[int, RootHistory]:
@@ -188,16 +194,19 @@ class RootRequests:
         }
 
     def _each(self, request: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """Return the result of each request; some run at once.
+        """Return the result of ``request`` for each item; up to `REQUESTS` requests run at once.
 
-        Raises GraphError for a malformed answer, GraphUnavailable for a transient error or at the deadline.
+        Raises GraphError for a malformed response, and GraphUnavailable for a transient error or at the
+        deadline.
         """
         threads = ThreadPoolExecutor(min(REQUESTS, len(items)) or 1, thread_name_prefix="graph server")
         try:
             futures = [threads.submit(request, item) for item in items]
             return [future.result(max(0.0, self.until - monotonic()) + _GRACE_S) for future in futures]
         except TimeoutError as error:
-            raise GraphUnavailable(f"{self.server} did not answer before the deadline") from error
+            raise GraphUnavailable(
+                f"{self.server} did not answer all of {len(items)} requests before the deadline"
+            ) from error
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise GraphError(f"{self.server} returned a malformed answer: {error!r}") from error
         finally:
@@ -222,9 +231,10 @@ class RootRequests:
         body: bytes | None = None,
         size: int | None = None,
     ) -> bytes:
-        """Return a response, after up to `ATTEMPTS` attempts before the deadline.
+        """Return the body of a response, after up to `ATTEMPTS` attempts before the deadline.
 
-        Raises GraphError, GraphUnavailable for a transient error, or TooLong for more than ``size`` bytes.
+        Raises GraphUnavailable for a transient error, GraphError for another error, and TooLong for a body of
+        more than ``size`` bytes.
         """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(has_transient_cause),
@@ -257,14 +267,14 @@ class RootRequests:
 
 
 def _ids_of(values: Any) -> Ids:
-    """Return ids in JSON. Raises ValueError for anything but integers from 0 to 2^64 - 1."""
+    """Return a parsed JSON list as ids. Raises ValueError unless it has only integers from 0 to 2^64 - 1."""
     if not isinstance(values, list):
         raise ValueError(f"{values!r:.80} are not ids: expected a list of integers")
     return as_ids(values)
 
 
 def _seconds(time: datetime) -> float:
-    """Return seconds since 1970, in whole milliseconds as the graph has them."""
+    """Return a time in seconds since 1970, rounded down to milliseconds, the graph's precision."""
     return int(time.timestamp() * 1000 + 0.0005) / 1000
 
 

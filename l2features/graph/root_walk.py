@@ -1,7 +1,7 @@
-"""Walks between roots and L2 nodes, layer by layer, for all roots at once.
+"""Walk between roots and L2 nodes, layer by layer, for all roots at once.
 
-Layers are skipped where nothing branches, so that a node's children and its parent may be of any layer below
-or above it.
+A graph skips layers in which nothing branches. So a node's children may be of any lower layer, and its parent
+of any higher layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def descend(read_children: ReadLists, layers: Layers, roots: Ids, most: int) -> 
         read_children: returns the children of nodes.
         layers: returns the layer of each id.
         roots: ids of the roots, of a layer above 2.
-        most: roots with more L2 nodes are only counted.
+        most: of roots with more L2 nodes, only the number of L2 nodes is returned, or a lower bound.
     """
     walk = _Walk(sorted_unique(roots), most)
     owners: Places = np.arange(len(walk.roots))
@@ -41,7 +41,10 @@ def descend(read_children: ReadLists, layers: Layers, roots: Ids, most: int) -> 
 
 @dataclass
 class _Walk:
-    """What was found of each root; ``owners`` has each id's root number."""
+    """State of `descend`: for each root, what was found so far.
+
+    ``l2`` has pairs of parallel arrays: indices of roots, and L2 nodes of these roots.
+    """
 
     roots: Ids
     most: int
@@ -55,7 +58,10 @@ class _Walk:
     def step(
         self, read_children: ReadLists, layers: Layers, owners: Places, nodes: Ids
     ) -> tuple[Places, Ids]:
-        """Replace nodes by their children; returns those above layer 2."""
+        """Return the children of nodes that are above layer 2, and add children of layer 2 to ``l2``.
+
+        ``owners`` (n,) are indices of the nodes' roots. Returns a tuple: owners and ids of the children.
+        """
         unique, inverse = np.unique(nodes, return_inverse=True)
         read = read_children(unique)
         self._check_lists(read, owners, nodes, inverse)
@@ -73,25 +79,29 @@ class _Walk:
         return owners[above], children.values[above]
 
     def _check_lists(self, read: NodeLists, owners: Places, nodes: Ids, inverse: Places) -> None:
-        """Drop unknown roots, and roots with a node without valid children."""
+        """Drop unknown roots; drop roots with a node that has no valid children, and record the error."""
         empty = (read.lists.lengths == 0)[inverse]
         for owner, node, known in zip(
             owners[empty].tolist(), nodes[empty].tolist(), read.known[inverse][empty].tolist(), strict=True
         ):
             self.active[owner] = False
             if known or node != self.roots[owner]:
-                error = read.errors.get(node, f"node {node}: no children")
+                error = read.errors.get(node, f"node {node} has no children: expected one or more")
                 self.found.errors.setdefault(int(self.roots[owner]), error)
 
     def _fail(self, owners: Places, wrong: npt.NDArray[np.bool_], parents: Ids, children: Ids) -> None:
         failed, first = np.unique(owners[wrong], return_index=True)
         self.active[failed] = False
         for owner, parent, child in zip(failed, parents[wrong][first], children[wrong][first], strict=True):
-            error = f"node {parent}: child {child} is not of a layer below it, from 2 on"
+            error = f"node {parent}: child {child}: expected a layer of 2 or higher, but below its parent's"
             self.found.errors.setdefault(int(self.roots[owner]), error)
 
     def _limit(self, owners: Places) -> None:
-        """Drop roots with too many nodes: each node above layer 2 has one L2 node at least."""
+        """Drop roots with more than ``most`` L2 nodes.
+
+        ``owners`` are indices of the roots of all nodes above layer 2, each of which has at least one L2
+        node.
+        """
         least = self.counts + np.bincount(owners, minlength=len(self.roots))
         over = self.active & (least > self.most)
         self.active &= ~over
@@ -115,9 +125,9 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
         read_parents: returns the parents of sorted, unique ids; 0 for an id without a parent.
         layers: returns the layer of each id.
         ids: the ids, shape (n,).
-        top: nodes of this layer and above have no parents.
+        top: layer from which on nodes have no parents.
 
-    Raises GraphError if a parent is not of a higher layer.
+    Raises GraphError if a node's parent is not of a higher layer than the node.
     """
     unique, inverse = np.unique(ids, return_inverse=True)
     last, climbing = unique.copy(), np.flatnonzero(layers(unique) < top)
@@ -133,10 +143,10 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
 
 
 def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
-    """Return the highest ancestor that each node reaches through these nodes alone, shape (n,).
+    """Return each node's highest ancestor by the parents of ``nodes`` alone, shape (n,).
 
-    ``parents`` are the parents of the sorted, unique ``nodes``. Raises GraphError if a parent is not of a
-    higher layer.
+    ``parents`` (n,) are the parents of the sorted, unique ``nodes`` (n,). Raises GraphError if a node's
+    parent is not of a higher layer than the node.
     """
     check_parents(layers, nodes, parents)
     at, inside = places_of(nodes, parents)
@@ -148,8 +158,8 @@ def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
 
 
 def check_parents(layers: Layers, nodes: Ids, parents: Ids) -> None:
-    """Raise GraphError if the parent of a node is not of a higher layer."""
+    """Raise GraphError if a node's parent is not of a higher layer than the node."""
     wrong = layers(parents) <= layers(nodes)
     if wrong.any():
         node, parent = nodes[wrong][0], parents[wrong][0]
-        raise GraphError(f"node {node}: parent {parent} is not of a higher layer")
+        raise GraphError(f"node {node}: parent {parent} is not of a higher layer than the node")

@@ -13,11 +13,11 @@ SOURCES: dict[str, type[Graph]] = {
     "graphene": GrapheneGraph,
     "bigtable": BigtableGraph,
 }
-"""Another source registers itself with ``SOURCES["scheme"] = ItsGraph``."""
+"""Classes of graphs by URL scheme. ``SOURCES["scheme"] = MyGraph`` registers a further class."""
 
 
 def source_of(url: str) -> type[Graph]:
-    """Return the source of a graph's URL. Raises ConfigError for an unknown scheme."""
+    """Return the class of the graph at a URL. Raises ConfigError for an unknown scheme."""
     source = SOURCES.get(url.partition("://")[0])
     if source is None:
         raise ConfigError(f"graph {url!r}: expected {expected_urls()}")
@@ -25,17 +25,21 @@ def source_of(url: str) -> type[Graph]:
 
 
 def is_graph_url(url: str) -> bool:
-    """Return whether a data set's key ``graph`` may have this value."""
+    """Return whether ``url`` is a valid value of a data set's key ``graph``."""
     source = SOURCES.get(url.partition("://")[0])
     return source is not None and source.pattern.fullmatch(url) is not None
 
 
 def expected_urls() -> str:
-    """Return the expected values of a data set's key ``graph``, for messages."""
+    """Return the valid values of a data set's key ``graph``, as text for messages."""
     *others, last = (source.expected for source in SOURCES.values())
     return f"{', '.join(others)} or {last}"
 
 
 def open_graph(url: str, open_table: OpenTable) -> Graph:
-    """Open the graph at a URL. Raises ConfigError, GraphError, or VolumeError if its server is down."""
+    """Open the graph at a URL.
+
+    Raises ConfigError for an invalid URL, GraphError if the graph cannot be opened, and VolumeError if a
+    graphene server cannot be opened.
+    """
     return source_of(url)(url, open_table)

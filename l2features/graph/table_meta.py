@@ -1,4 +1,4 @@
-"""A graph's description of itself in its table: the row ``meta`` of PyChunkedGraph 2, or ``params`` of 1."""
+"""Read a graph's description in its table: the row ``meta`` of PyChunkedGraph 2, or ``params`` of 1."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ META_KEYS = (b"meta", b"params")
 LAYER_BITS = 8
 SPATIAL_BITS = 10
 FAN_OUT = 2
-"""PyChunkedGraph's defaults."""
+"""PyChunkedGraph's defaults for the bits of the layer, the bits per axis, and the fan-out."""
 _CHUNK_SIZE, _FAN_OUT, _LAYER_BITS, _SPATIAL_BITS = 2, 3, 4, 5
-"""Fields of a GraphConfig."""
+"""Indices of fields in PyChunkedGraph's GraphConfig."""
 _WATERSHED, _CV_MIP = 2, 4
-"""Fields of a DataSource."""
+"""Indices of fields in PyChunkedGraph's DataSource."""
 
 
 def info_of_cells(cells: Mapping[bytes, bytes], url: str) -> GraphInfo:
-    """Return the graph's info from the cells of the rows `META_KEYS`. Raises GraphError."""
+    """Return the graph's info from the cells of the rows `META_KEYS`, by qualifier.
+
+    Raises GraphError for cells that describe no graph.
+    """
     try:
         return info_of_meta(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise GraphError(
-            f"{url}: the table does not describe a graph of PyChunkedGraph 1 or 2: {error!r}"
+            f"{url}: not the table of a graph: expected a table of PyChunkedGraph 1 or 2: {error!r}"
         ) from error
 
 
 def info_of_meta(meta: bytes) -> GraphInfo:
-    """Return the graph's info from a pickled ChunkedGraphMeta.
+    """Return the graph's info from PyChunkedGraph 2's pickled ChunkedGraphMeta.
 
     Raises ValueError, TypeError, AttributeError or IndexError for a malformed meta.
     """
@@ -54,7 +57,7 @@ def info_of_meta(meta: bytes) -> GraphInfo:
 
 
 def layers_of(chunks: float, fan_out: int) -> int:
-    """Return the layer of the roots, from the number of chunks along the grid's longest axis.
+    """Return the layer of the roots; ``chunks`` is the number of chunks along the grid's longest axis.
 
     PyChunkedGraph 2 does not store this layer, but computes it from the bounds of the segmentation.
     """
@@ -65,9 +68,9 @@ def layers_of(chunks: float, fan_out: int) -> int:
 
 
 def layout_above(layout: IdLayout, top: int, fan_out: int) -> IdLayout:
-    """Return the layout extended by the layers from 3 to ``top``, the layer of the roots.
+    """Return the layout, extended by the layers from 3 to ``top``, the layer of the roots.
 
-    A layer that ``layout`` lacks gets the bits that its level of the octree needs, as in PyChunkedGraph.
+    A layer that ``layout`` lacks gets the bits that its number of chunks needs, as in PyChunkedGraph.
     """
     above = {layer: _bits(fan_out, top - layer) for layer in range(L2 + 1, top + 1)}
     return IdLayout({**above, **layout.spatial_bits}, layout.layer_bits)
@@ -78,7 +81,7 @@ def _bits(fan_out: int, layers_below: int) -> int:
 
 
 def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
-    """Whether PyChunkedGraph takes the supervoxels from an OCDBT fork, by its newer or its older setting."""
+    """Return whether supervoxels are in an OCDBT fork, by PyChunkedGraph's newer or its older setting."""
     config = custom.get("ocdbt_config")
     if config is not None:
         return bool(config.get("enabled"))
@@ -86,13 +89,16 @@ def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
 
 
 def _field(values: tuple[Any, ...], index: int, default: int) -> int:
-    """A field of a named tuple; older versions have fewer."""
+    """Return a field of a named tuple, or ``default``: older versions of PyChunkedGraph have fewer fields."""
     value = values[index] if index < len(values) else None
     return default if value is None else int(value)
 
 
 def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
-    """From the row ``params``. Layer 1 has 8 bits per axis, layer 2 what its part of the octree needs."""
+    """Return the graph's info from the row ``params`` of PyChunkedGraph 1.
+
+    Ids of layer 1 have 8 bits per axis. Ids of layer 2 have the bits that the number of chunks needs.
+    """
     chunk_size = as_triple(np.frombuffer(cells[b"chunk_size"], dtype="<u8"))
     fan_out = int.from_bytes(cells[b"fan_out"], "little")
     layers = int.from_bytes(cells[b"n_layers"], "little")
@@ -112,7 +118,7 @@ def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
 
 
 def _scales(scales: Any) -> tuple[Bounds, ...]:
-    """The bounds of a layer's scales."""
+    """Return the bounds of each scale in the info file of a segmentation."""
     return tuple(
         Bounds(
             (float(x), float(y), float(z)),

@@ -1,4 +1,4 @@
-"""Reads of a graph's table: ranges of rows and rows by key, through the decoder of raw rows."""
+"""Read a graph's table: ranges of rows, and rows by key, through the decoder of raw rows."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="Decoded | AnyCells")
 ROWS = 20_000
-"""Rows that are read and decoded at a time."""
+"""Maximum rows that are read and decoded at a time."""
 FEW_ROWS = 5_000
-"""Rows of a box that one request reads; more are read by several at once."""
+"""Maximum rows of a box that a single request reads; more rows are read by several requests at once."""
 FAMILY_CHUNKS = 8
-"""Chunks above layer 2 whose rows one request reads."""
+"""Number of chunks above layer 2 whose rows a single request reads."""
 
 
 class TableReads:
-    """A graph's table. A read of ranges takes at most ``deadline_s``; a read by key ends at ``until``.
+    """Reads a graph's table.
 
+    A read of ranges takes at most ``deadline_s`` seconds. A read by key ends at ``until`` (`time.monotonic`).
     All methods raise GraphError, or GraphUnavailable for a transient error.
     """
 
@@ -46,21 +47,21 @@ class TableReads:
     _connection: Connection
 
     def _parents(self, first: int | np.uint64, last: int | np.uint64, time: datetime) -> tuple[Ids, Ids]:
-        """Supervoxels from ``first`` to ``last``, sorted, and the parent of each at a time."""
+        """Return the supervoxels from ``first`` to ``last``, sorted, and the parent of each at a time."""
         from .graph_rows import newest
 
         decode = self._connection.rows_of(column(PARENTS, "<u8"))
         return _sorted_parents(self._scan([one_range(first, last)], decode, newest(PARENTS, until=time)))
 
     def _parents_in(self, ranges: IdRanges, time: datetime) -> tuple[Ids, Ids]:
-        """The nodes in ranges of ids, sorted, and the parent of each at a time."""
+        """Return the nodes in ranges of ids that have a parent at a time, sorted, and these parents."""
         from .graph_rows import newest
 
         decode = self._connection.rows_of(column(PARENTS, "<u8"))
         return _sorted_parents(self._rows_in(ranges, decode, newest(PARENTS, until=time), LONGEST))
 
     def _families_in(self, ranges: IdRanges, time: datetime) -> Families:
-        """The nodes in ranges of ids, with the parent and the children that each has at a time."""
+        """Return the nodes in ranges of ids, with the parent and the children of each node at a time."""
         from .graph_rows import newest_between
 
         row_filter = newest_between(CHILDREN, PARENTS, until=time)
@@ -69,7 +70,11 @@ class TableReads:
     def _rows_in(
         self, ranges: IdRanges, decode: Callable[[Any], P], row_filter: RowFilter, chunks: int
     ) -> list[P]:
-        """Read the rows in ranges of ids: few by one request, more by one request per ``chunks`` chunks."""
+        """Return the rows in ranges of ids.
+
+        A first request reads up to `FEW_ROWS` rows, if there are at most `MOST_RANGES` ranges. The remaining
+        rows are read by one request per ``chunks`` chunks.
+        """
         parts: list[P] = []
         if 0 < len(ranges.first) <= MOST_RANGES:
             with self._reading():
@@ -83,14 +88,14 @@ class TableReads:
     def _scan(
         self, requests: Sequence[IdRanges], decode: Callable[[Any], P], row_filter: RowFilter
     ) -> list[P]:
-        """The rows of ranges of ids of each request, in no particular order; see `Connection.read_ranges`."""
+        """Return the rows in all ranges of ids; each item of ``requests`` becomes a request."""
         batches = [_keys_of(ranges) for ranges in requests]
         with self._reading():
             parts = self._connection.read_ranges(batches, decode, row_filter, self.deadline_s)
             return self._checked(list(parts))
 
     def _checked(self, parts: list[P]) -> list[P]:
-        """Return the parts. Raises GraphError if a row key is not an id."""
+        """Return the parts unchanged. Raises GraphError if a row key is not an id."""
         for part in parts:
             if part.unexpected_key is not None:
                 raise GraphError(f"{self.url}: the row key {part.unexpected_key!r} is not an id of 20 digits")
@@ -100,7 +105,7 @@ class TableReads:
         return monotonic() + self.deadline_s
 
     def _parents_of(self, time: datetime, until: float, ids: Ids) -> Ids:
-        """The parent of each of some sorted, unique ids at a time; 0 if it has none."""
+        """Return the parent of each id (sorted, unique) at a time, shape (n,); 0 for an id without one."""
         from .graph_rows import newest
 
         columns, row_filter = column(PARENTS, "<u8"), newest(PARENTS, until=time)
@@ -118,7 +123,10 @@ class TableReads:
         return self._lists(ids, newest(CHILDREN), most, "children")
 
     def _lists(self, ids: Ids, row_filter: RowFilter, most: int, what: str) -> NodeLists:
-        """The ids in the cells of some sorted, unique nodes. Each read of some rows has the deadline."""
+        """Return the ids in the cells of sorted, unique nodes; a cell has at most ``most``.
+
+        ``what`` names the listed ids in errors. The deadline holds for each read of `ROWS` rows.
+        """
         read = []
         for batch in batches(ids, ROWS):
             parts = self._cells(batch, row_filter, self._until())
@@ -133,7 +141,7 @@ class TableReads:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Raise errors of the stream of raw rows as GraphError."""
+        """Turn errors of the block, which reads raw rows, into GraphError."""
         from ..store.bigtable.row_arrays import BadAnswer
 
         try:
@@ -143,7 +151,7 @@ class TableReads:
             raise GraphError(f"{self.url}: {error}") from error
 
     def _read(self, query: ReadRowsQuery) -> Sequence[Any]:
-        """Rows as Google's client returns them."""
+        """Return the rows that a query of Google's client finds."""
         from ..store.bigtable import calls
 
         limits = {"attempt_timeout": min(calls.ATTEMPT_TIMEOUT_S, self.deadline_s)}
@@ -154,7 +162,7 @@ class TableReads:
 
 @cache
 def column(name: str, dtype: str | None = None) -> Columns:
-    """Return one column for the decoder of raw rows; without ``dtype``, the cells are empty."""
+    """Return one column for the decoder of raw rows; without ``dtype``, the values are not decoded."""
     from ..store.bigtable.row_arrays import Columns
 
     return Columns((name,), np.dtype([(name, dtype)]) if dtype else None)
@@ -171,14 +179,14 @@ def _sorted_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
 
 
 def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
-    """The ids and parents of rows: parallel arrays."""
+    """Return the ids of rows and their parents, as parallel arrays."""
     parents = [part.records.view("<u8").reshape(-1).astype(np.uint64) for part in parts]
     return np.concatenate([as_ids([]), *(p.ids for p in parts)]), np.concatenate([as_ids([]), *parents])
 
 
 @contextmanager
 def graph_errors(url: str) -> Iterator[None]:
-    """Raise errors of the Bigtable client as GraphError."""
+    """Turn errors of the block, which calls Google's client, into GraphError."""
     from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
 
@@ -187,6 +195,6 @@ def graph_errors(url: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        raise GraphError(f"{url}: the table does not exist") from error
+        raise GraphError(f"{url}: the table does not exist: expected a graph's table") from error
     except (GoogleAPIError, GoogleAuthError) as error:
         raise graph_error(f"cannot read {url}: {reason(error)}", error) from error

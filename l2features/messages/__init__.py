@@ -1,1 +1,1 @@
-"""Pub/Sub messages: decoding, parts, outcomes."""
+"""Pub/Sub messages: their decoding, their ids by chunk, and their outcomes."""

@@ -16,12 +16,15 @@ from ..core.ids import L2, Ids, as_ids, sorted_unique
 from ..core.unpickle import ARRAYS, MAX_BYTES, plain_loads, shown
 
 MESSAGE_IDS = 500
-"""Limit for a message of missing ids. A message is processed as a whole; if each id is in another chunk, this
-limit means minutes of work rather than hours, and workers share the messages."""
+"""Maximum ids of a message of missing ids that we publish.
+
+A message is processed as a whole. If each id is in another chunk, this many ids take minutes rather than
+hours, and workers can share the messages.
+"""
 EDIT_IDS = MAX_BYTES // 8
-"""Limit for an edit: as many ids as fit into its pickle."""
+"""Maximum ids of an edit: as many as fit into a pickle of `MAX_BYTES`."""
 MAX_MISSING_BYTES = 10 << 20
-"""Limit for a message of missing ids: PCGL2Cache publishes all ids of a request in one."""
+"""Maximum bytes of a message of missing ids: PCGL2Cache publishes all ids of a request in one message."""
 _WIRE = np.dtype("<u8")
 _EDIT_ATTRIBUTES = ("remesh_priority", "remesh", "user_id")
 _PICKLE_END = b"."
@@ -29,14 +32,14 @@ _MAX_OPERATION = (1 << 63) - 1
 
 
 class Kind(StrEnum):
-    """Why features are requested."""
+    """Why a message requests features: an edit made the nodes, or their rows are missing."""
 
     EDIT = "edit"
     MISSING = "missing"
 
 
 class Priority(StrEnum):
-    """Which messages are processed first."""
+    """Priority of a message; messages of high priority are processed first."""
 
     HIGH = "high"
     LOW = "low"
@@ -49,8 +52,8 @@ class Reason(StrEnum):
     """Codes of permanent errors.
 
     Attributes:
-        meaning: completes "the message …" or "the id …".
-        action: what an operator does about the dead letter.
+        meaning: end of a sentence that begins with "the message" or "the id".
+        action: what an operator should do about the dead letter.
     """
 
     def __new__(cls, code: str, meaning: str = "", action: str = _REPORT) -> Reason:
@@ -114,10 +117,10 @@ class NodeRequest:
     """The L2 ids whose features one message requests.
 
     Attributes:
-        table_id: a graph's table or the name of a data set.
-        ids: sorted and unique; `check_ids` checks them against a data set.
-        l2cache_id: features table to update; None for all tables of the graph.
-        refused: maps reasons to values that are not uint64, as text.
+        table_id: name of a graph's table or of a data set.
+        ids: sorted, unique uint64, not yet checked; `check_ids` checks ids against a data set.
+        l2cache_id: features table to update; None for all features tables of the graph.
+        refused: by reason, the values among the ids that are not uint64, as text.
     """
 
     table_id: str
@@ -130,15 +133,15 @@ class NodeRequest:
 
     @property
     def empty(self) -> bool:
-        """Whether the message has no ids. This is not an error: PCGL2Cache publishes such messages."""
+        """Whether the message has no ids, valid or refused. PCGL2Cache publishes messages without ids."""
         return not len(self.ids) and not self.refused
 
 
 def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priority = Priority.LOW) -> Message:
-    """Return a message that requests features of ids; its payload is the ids as little-endian uint64.
+    """Return a message that requests features of ids; the payload is the ids as little-endian uint64.
 
-    In the attributes, ``table_id`` is the data set's name and ``l2_cache_id`` its features table. Only a high
-    priority adds an attribute, since PCGL2Cache does not know priorities.
+    Attributes of the message are ``table_id``, the data set's name, and ``l2_cache_id``, its features table.
+    A message of high priority also has the attribute ``priority``, which PCGL2Cache does not know.
 
     Raises ValueError if there are no ids.
     """
@@ -154,7 +157,8 @@ def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priorit
 def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
     """Decode a message from an untrusted sender.
 
-    Invalid values among the ids are returned as ``refused``. Raises BadMessage for any other defect.
+    Values among the ids that are not uint64 are returned in ``refused``. Raises BadMessage for any other
+    defect.
     """
     if len(data) > MAX_MISSING_BYTES:
         raise BadMessage(
@@ -163,7 +167,7 @@ def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
     table_id = attributes.get("table_id")
     if not table_id:
         raise BadMessage(
-            Reason.NO_TABLE, "a message without the attribute table_id: expected the name of a table"
+            Reason.NO_TABLE, "the message has no attribute table_id: expected the name of a table"
         )
     if kind_of(data, attributes) is Kind.MISSING:
         return _decode_missing(data, attributes, table_id)
@@ -171,10 +175,11 @@ def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
 
 
 def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
-    """Return the kind of a message from its attributes or, if they do not tell, from the payload's last byte.
+    """Return the kind of a message from its attributes or, if these do not tell, from the payload's last
+    byte.
 
-    A pickle ends with a full stop, an id with its layer. The length does not tell them apart: the pickle of
-    an edit of one node has 128 bytes, a multiple of 8.
+    The last byte of a pickle is a full stop; the last byte of an id is its layer. The length does not tell
+    edits from ids: the pickle of an edit of one node has 128 bytes, a multiple of 8.
     """
     if attributes.get("l2_cache_id"):
         return Kind.MISSING
@@ -184,7 +189,10 @@ def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
 
 
 def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -> NodeRequest:
-    """The default priority is low, so that a request for a neuron's 100,000 nodes does not delay edits."""
+    """Decode a message of missing ids.
+
+    The default priority is low, so that a request for a neuron's 100,000 nodes does not delay edits.
+    """
     if len(data) % _WIRE.itemsize:
         raise BadMessage(
             Reason.BAD_LENGTH, f"a message of missing ids has {len(data)} bytes: expected 8 per id"
@@ -197,7 +205,7 @@ def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -
 
 
 def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> NodeRequest:
-    """The default priority is high, as in PyChunkedGraph."""
+    """Decode an edit. The default priority is high, as in PyChunkedGraph."""
     if len(data) > MAX_BYTES:
         raise BadMessage(Reason.TOO_LARGE, f"an edit of {len(data)} bytes: expected {MAX_BYTES} at most")
     try:
@@ -207,7 +215,7 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
     if not isinstance(edit, dict):
         raise BadMessage(Reason.BAD_EDIT, f"an edit is {shown(edit)}: expected a dictionary")
     if "new_lvl2_ids" not in edit:
-        raise BadMessage(Reason.BAD_EDIT, "an edit without new_lvl2_ids: expected a list of ids")
+        raise BadMessage(Reason.BAD_EDIT, "the edit has no new_lvl2_ids: expected a list of ids")
     ids, refused = _ids_among(edit["new_lvl2_ids"])
     operation_id = edit.get("operation_id")
     if type(operation_id) is not int or not 0 < operation_id <= _MAX_OPERATION:
@@ -224,7 +232,10 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
 
 
 def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
-    """Return the sorted, unique ids of an edit, and the values that are no ids. Raises BadMessage."""
+    """Return a tuple: the sorted, unique ids of an edit; by reason, the values that are not ids, as text.
+
+    Raises BadMessage if ``values`` is not a sequence of at most `EDIT_IDS` values.
+    """
     if isinstance(values, np.ndarray):
         values = values.ravel()
     elif not isinstance(values, (list, tuple, set, frozenset)):
@@ -245,7 +256,9 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
-    """Return a tuple: the valid L2 ids of a data set, in the given order; the other ids by reason."""
+    """Return a tuple: the ids that are valid L2 ids of a data set, in the given order; the other ids by
+    reason.
+    """
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),

@@ -1,4 +1,4 @@
-"""Outcomes of the ids of a message, and the verdict on the message."""
+"""Outcomes of a message's ids, and the resulting verdict on the message."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ MAX_DETAIL = 2_000
 
 
 class Fate(StrEnum):
-    """The outcome of an id."""
+    """The outcome of one node id of a message."""
 
     WRITTEN = "written"
-    """Its row is durable."""
+    """The id's row is durable."""
     EMPTY = "empty"
-    """It has no voxels; the row that marks it as empty is durable."""
+    """The id has no voxels; the row that marks the id as empty is durable."""
     PRESENT = "present"
-    """Its row existed before."""
+    """The id's row existed before."""
     UNKNOWN = "unknown"
-    """It is missing from the graph, perhaps only for now."""
+    """The id is missing from the graph, perhaps only for now."""
     FAILED = "failed"
-    """Its computation failed and is worth a retry."""
+    """The id's features could not be computed; a retry may succeed."""
     REFUSED = "refused"
-    """It has a permanent error."""
+    """The id has a permanent error."""
 
 
 class Verdict(StrEnum):
-    """What happens to a message."""
+    """The outcome of a message."""
 
     DONE = "done"
-    """It is acknowledged: everything that it requested is durable."""
+    """The message is acknowledged: all rows that it requested are durable."""
     RETRY = "retry"
-    """It is retried."""
+    """The message is retried."""
     DEAD = "dead"
-    """It becomes a dead letter: part of it has a permanent error, and everything else is durable."""
+    """The message becomes a dead letter: it or one of its ids has a permanent error; the rest is durable."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Ids of a message that have the same fate in a data set, with a reason code and an explanation.
+    """Ids of a message that have the same fate in a data set.
 
-    ``ids`` may be empty if the whole message is refused; ``dataset`` is empty if the message names none.
+    ``reason`` is a code and ``detail`` an explanation. If the whole message is refused, ``ids`` may be empty.
+    If the message names no known data set, ``dataset`` is empty.
     """
 
     fate: Fate
@@ -58,17 +59,17 @@ class Outcome:
 
     @classmethod
     def refused(cls, reason: Reason, detail: str, ids: Ids | None = None, dataset: str = "") -> Outcome:
-        """Return the outcome of a permanent error. An empty ``detail`` becomes the reason's meaning."""
+        """Return the outcome of a permanent error; the default ``detail`` is the meaning of the reason."""
         ids = np.zeros(0, np.uint64) if ids is None else ids
         if not detail:
-            what = f"id {ids[0]}" if len(ids) == 1 else f"{len(ids)} ids, the first {ids[0]}:"
+            what = f"id {ids[0]}" if len(ids) == 1 else f"id {ids[0]} (and {len(ids) - 1} more)"
             detail = f"{what} {reason.meaning}"
         return cls(Fate.REFUSED, ids, dataset, reason, detail[:MAX_DETAIL])
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """The verdict on a message, the number of its ids by fate, and the outcomes behind it."""
+    """The verdict on a message, the number of ids by fate, and the outcomes that caused the verdict."""
 
     verdict: Verdict
     counts: Counter[Fate] = field(default_factory=Counter)
@@ -76,7 +77,7 @@ class Settled:
 
     @property
     def why(self) -> str:
-        """The explanations of the causes, as one text."""
+        """The explanations of all ``causes``, joined by semicolons."""
         return "; ".join(
             (f"data set {o.dataset}: " if o.dataset else "") + (o.detail or o.fate) for o in self.causes
         )
@@ -85,9 +86,9 @@ class Settled:
 def settle(outcomes: Iterable[Outcome], last: bool, overdue: bool = False) -> Settled:
     """Return the verdict on a message from the outcomes of all its ids, in any order.
 
-    A message is retried as long as a part of it may succeed. After the ``last`` attempt, ids that are missing
-    from the graph are refused. Failed ids are refused only if the message is ``overdue``, since the message
-    did not cause the failure.
+    A message is retried as long as one of its ids may succeed. After the ``last`` attempt, ids that are
+    missing from the graph are refused. Failed ids are refused only if the message is ``overdue``, because
+    their failure is not the message's fault.
     """
     counts: Counter[Fate] = Counter()
     failed: list[Outcome] = []
@@ -113,5 +114,5 @@ def settle(outcomes: Iterable[Outcome], last: bool, overdue: bool = False) -> Se
 
 
 def _ordered(outcomes: list[Outcome]) -> tuple[Outcome, ...]:
-    """Sort outcomes, so that their order does not depend on the order of computation."""
+    """Sort outcomes, to make their order independent of the order of computation."""
     return tuple(sorted(outcomes, key=lambda o: (o.dataset, o.reason or "", o.detail, o.ids.tolist())))

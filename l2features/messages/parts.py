@@ -1,4 +1,4 @@
-"""Parts of messages: their ids by data set and chunk."""
+"""Split messages into parts, the ids of one data set and chunk, and batch these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.geometry import Chunk, Geometry
 from ..core.ids import Ids, group_starts, sorted_unique
 
 BATCH_IDS = 20_000
-"""Limit for the nodes that are computed together: 6 MB of rows and their supervoxels."""
+"""Maximum nodes that are computed together: 6 MB of rows and supervoxels."""
 
 
 class Delivery(NamedTuple):
@@ -21,8 +21,8 @@ class Delivery(NamedTuple):
     Attributes:
         key: identifies the message.
         attempts: number of earlier attempts.
-        last: whether to refuse ids that are missing from the graph after this attempt.
-        overdue: whether to refuse failed ids too.
+        last: whether ids that are still missing from the graph are refused after this attempt.
+        overdue: whether ids that failed are refused after this attempt.
         published: publication time in seconds since 1970; 0 if unknown.
     """
 
@@ -51,7 +51,8 @@ class DatasetChunk(NamedTuple):
 class Member(NamedTuple):
     """Part of a message: at most `BATCH_IDS` sorted, unique ids in one chunk.
 
-    ``key`` and ``published`` are those of the message; ``part`` numbers its parts.
+    ``key`` identifies the message, ``part`` the part of the message. ``published`` is the message's
+    publication time in seconds since 1970.
     """
 
     key: str
@@ -61,7 +62,7 @@ class Member(NamedTuple):
 
 
 def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[DatasetChunk, Ids]]:
-    """Yield pairs (chunk, ids) for sorted ids, with at most `BATCH_IDS` ids in a pair."""
+    """Yield pairs (chunk, ids) for sorted ids; a chunk with more than `BATCH_IDS` ids has several pairs."""
     if not len(ids):
         return
     chunks = geometry.layout.chunk_ids(ids)
@@ -73,7 +74,7 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Datas
 
 
 def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
-    """Yield members in batches of at most `BATCH_IDS` ids."""
+    """Yield batches of members that have at most `BATCH_IDS` ids in total."""
     return batched(members, lambda member: len(member.ids), BATCH_IDS)
 
 

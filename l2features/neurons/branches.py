@@ -1,6 +1,7 @@
-"""The loop of `forest.cover`: paths from nodes of a graph to the nearest of earlier paths.
+"""The inner loop of `forest.cover`: paths that join uncovered nodes of a graph to the paths found so far.
 
-A server compiles it beforehand. Elsewhere it runs on memory views, since numba takes a second to import.
+The HTTP API compiles the loop when it starts. Other programs run it uncompiled, on memory views, because
+numba takes a second to import.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import numpy as np
 from .node_graph import Edges
 
 _compiled: list[Callable[..., int]] = []
-"""`extend` as `warm_up` compiled it."""
+"""`extend`, compiled by `warm_up`; empty before."""
 
 
 def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: float) -> Edges:
-    """Return the edges (m, 2) of new paths; each joins a node, in this order, to the nearest earlier path.
+    """Return the edges (m, 2) of new paths, as pairs (node, next node on the way to an earlier path).
 
-    A node within ``invalidation_nm`` of a path begins no path. ``reached`` is updated in place.
+    For each node in ``order`` that is farther than ``invalidation_nm`` from all paths, a new path joins the
+    node to the nearest path. ``reached`` is updated in place.
     """
     edges = np.empty((2, len(reached.distance)), dtype=np.int64)
     row, column = (array.astype(np.int64, copy=False) for array in (graph.indptr, graph.indices))
@@ -44,9 +46,9 @@ def extend(
     child: Any,
     parent: Any,
 ) -> int:
-    """Write the edges of `add_branches` to ``child`` and ``parent``; returns their number.
+    """Write the edges of `add_branches` to ``child`` and ``parent``, and return the number of edges.
 
-    A compiled loop, since the searches are short, and each call of scipy would allocate arrays for all nodes.
+    A loop instead of scipy: the searches are short, and each scipy call would allocate arrays for all nodes.
     """
     n, heap = 0, [(0.0, 0)]
     heap.pop()
@@ -74,7 +76,7 @@ def extend(
 
 
 def warm_up() -> None:
-    """Compile the loop or load it from numba's cache, for all later calls of this process."""
+    """Compile `extend`, or load it from numba's cache, for all later calls of `add_branches`."""
     from ..core.jit import compiled
 
     loop = compiled(extend)

@@ -1,6 +1,7 @@
-"""Graphs of several components at once: shortest paths, far ends, and paths that cover all nodes.
+"""Shortest paths, far ends and covering paths in a graph that may have many components.
 
-Every function works on all components together, so that thousands of small roots cost as much as a large one.
+Every function processes all components together, so thousands of small roots take no longer than one large
+root with as many nodes.
 """
 
 from __future__ import annotations
@@ -21,25 +22,28 @@ Indices = npt.NDArray[np.int64]
 
 
 class Components(NamedTuple):
-    """Connected components, the largest first; components of equal size in the order of their first node."""
+    """Connected components, numbered from 0 by descending size, then by their lowest node."""
 
     of_node: Indices
-    """Component of each node, (n,)."""
+    """Number of each node's component, (n,)."""
     first: Indices
     """Lowest node of each component, (c,)."""
 
 
 class Reached(NamedTuple):
-    """Result of Dijkstra's algorithm: each node's path from its nearest source, shape (n,) each."""
+    """Result of Dijkstra's algorithm: each node's shortest path from the nearest source, as arrays (n,)."""
 
     distance: npt.NDArray[np.float64]
     before: npt.NDArray[np.int32]
-    """The node before it on the way from the source; negative at a source."""
+    """The previous node on the path from the source; negative at a source."""
     source: npt.NDArray[np.int32]
 
 
 class Ends(NamedTuple):
-    """Two far ends of each component, (c,), and each node's path from ``root``."""
+    """Two far ends of each component, and each node's shortest path from the ``root`` of its component.
+
+    ``root`` and ``tip`` (c,) are nodes; ``distance`` and ``before`` (n,) are those of `Reached`.
+    """
 
     root: Indices
     tip: Indices
@@ -48,18 +52,18 @@ class Ends(NamedTuple):
 
 
 class Cover(NamedTuple):
-    """Paths that pass every node within a distance."""
+    """Paths in a graph such that every node is within a given distance of a path."""
 
     nodes: Indices
     """Nodes of the paths, sorted, (v,)."""
     edges: Edges
-    """Edges of the paths, the node nearer to the root second: a forest over ``nodes``."""
+    """Edges of the paths, (e, 2), as pairs (node, next node towards the root): a forest over ``nodes``."""
     nearest: Indices
-    """The nearest node of a path to each node, (n,)."""
+    """For each node of the graph, the nearest node that is on a path, (n,)."""
 
 
 def components(edges: Edges, n: int) -> Components:
-    """Return the connected components of n nodes."""
+    """Return the connected components of the graph with ``n`` nodes and these edges (m, 2)."""
     ones = np.ones(len(edges), dtype=np.int8)
     _, labels = connected_components(csr_array((ones, edges.T), shape=(n, n)), directed=False)
     _, first, label, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
@@ -75,17 +79,20 @@ def lengths(positions: Positions, edges: Edges) -> npt.NDArray[np.float64]:
 
 
 def weighted(positions: Positions, edges: Edges) -> Any:
-    """Return the graph as a symmetric sparse array (n, n) of lengths in nm; edges are unique.
+    """Return the graph as a symmetric sparse array (n, n) of edge lengths in nm; ``edges`` must be unique.
 
-    Lengths are rounded to float32, as in MeshParty. Sums in float64 are then exact: a path has the same
-    length in both directions, and rounding never decides between two ends.
+    Lengths are rounded to float32, as in MeshParty. Their sums in float64 are then exact: a path has the same
+    length in both directions, and rounding never decides which of two ends is farther.
     """
     both = np.concatenate([edges, edges[:, ::-1]])
     return csr_array((np.tile(_rounded(positions, edges), 2), both.T), shape=(len(positions),) * 2)
 
 
 def weighted_once(positions: Positions, edges: Edges) -> Any:
-    """Return the graph of `weighted`, each edge in one direction: a spanning tree then sorts half as much."""
+    """Return the array of `weighted` with each edge in one direction only.
+
+    The search for a minimum spanning tree then sorts half as many edges.
+    """
     return csr_array((_rounded(positions, edges), edges.T), shape=(len(positions),) * 2)
 
 
@@ -94,16 +101,16 @@ def _rounded(positions: Positions, edges: Edges) -> npt.NDArray[np.float64]:
 
 
 def reach(graph: Any, sources: Indices) -> Reached:
-    """Return the shortest path of each node from its nearest source."""
+    """Return the shortest path to each node from the nearest of these sources (indices of nodes)."""
     found = dijkstra(graph, indices=sources, min_only=True, return_predecessors=True)
     return Reached(*found)
 
 
 def far_ends(graph: Any, parts: Components) -> Ends:
-    """Return two far ends of each component, like MeshParty's ``find_far_points`` for one component.
+    """Return two far ends of each component, found as by MeshParty's ``find_far_points``.
 
-    The search goes from a component's first node to the node farthest from it, then to the node farthest from
-    that one, and so on while the distance grows.
+    The search starts at a component's lowest node. It goes to the node farthest from there, then to the node
+    farthest from that node, and so on while the distance grows.
     """
     root = tip = parts.first
     longest = np.zeros(len(root))
@@ -124,7 +131,7 @@ def far_ends(graph: Any, parts: Components) -> Ends:
 def _farthest(
     distance: npt.NDArray[np.float64], parts: Components
 ) -> tuple[Indices, npt.NDArray[np.float64]]:
-    """Return the first node of each component with the largest distance, and that distance."""
+    """Return a tuple: the first node at the largest distance in each component, (c,); that distance, (c,)."""
     longest = np.zeros(len(parts.first))
     np.maximum.at(longest, parts.of_node, distance)
     at = np.flatnonzero(distance == longest[parts.of_node])[::-1]
@@ -134,12 +141,13 @@ def _farthest(
 
 
 def cover(graph: Any, ends: Ends, invalidation_nm: float) -> Cover:
-    """Return paths that pass every node within ``invalidation_nm``: TEASAR on a graph, as in MeshParty.
+    """Return paths such that every node is within ``invalidation_nm`` of a path, by TEASAR as in MeshParty.
 
-    The first path of a component connects its ends. Each next path starts at the node farthest from the root
-    (of equally far nodes, the first) among those that no path passes within ``invalidation_nm``, and leads to
-    the nearest path. MeshParty searches all nodes twice for each path. Here, a new path updates only the
-    nodes to which it is nearest, so that all paths together take about three times as long as one search.
+    The first path of a component connects the component's two ends. Each next path starts at a node that is
+    farther than ``invalidation_nm`` from all paths, and leads to the nearest path. Of such nodes, the one
+    farthest from the root comes first; of equally far nodes, the one with the lowest index. MeshParty
+    searches all nodes twice for each path. Here, a new path updates only the nodes to which it is the nearest
+    path, so all paths together take about three times as long as one search.
 
     Source: Sato et al., TEASAR, Pacific Graphics 2000.
     """
@@ -159,7 +167,7 @@ def _joined(paths: Iterable[list[int]]) -> Indices:
 
 
 def _path(node: int, before: memoryview) -> list[int]:
-    """Return the nodes from ``node`` to its source."""
+    """Return the nodes from ``node`` to its source, both included; ``before`` is that of `Reached`."""
     path = [node]
     while (node := before[node]) >= 0:
         path.append(node)

@@ -12,10 +12,11 @@ from .node_graph import Edges, Positions
 
 
 def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Edges:
-    """Return the edges that join all components with the least total length, (components - 1, 2).
+    """Return the edges of least total length that join all components, (components - 1, 2).
 
-    The edges are a minimum spanning tree of the components; the distance of two components is that of their
-    nearest vertices. Each round of Boruvka's algorithm joins every component to the nearest other component.
+    ``component`` (v,) is the component of each vertex. The edges are a minimum spanning tree of the
+    components, whose distances are those between their nearest vertices. Each round of Boruvka's algorithm
+    joins every component to the nearest other component.
     """
     gaps = np.zeros((0, 2), dtype=np.int64)
     group = np.unique(component, return_inverse=True)[1]
@@ -27,10 +28,11 @@ def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Ed
 
 
 def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
-    """Return the shortest edge from each group to another one, shortest first, (groups, 2).
+    """Return the shortest edge from each group to another group, shortest first, (groups, 2).
 
-    The numbers of two groups differ in a bit, so the nearest vertex of another group is the nearest one, over
-    all bits, among the vertices with the other bit.
+    ``group`` (v,) is the number of each vertex's group. For each bit of the numbers, the vertices are divided
+    into those whose group has the bit and the others, and each finds the nearest vertex of the other side.
+    Two groups differ in at least one bit, so over all bits, each vertex meets the nearest of another group.
     """
     distance, other = np.full(len(group), np.inf), np.zeros(len(group), dtype=np.int64)
     for bit in range(int(group.max()).bit_length()):
@@ -45,6 +47,6 @@ def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
 
 
 def _without_cycles(edges: Edges, group: npt.NDArray[np.int64]) -> Edges:
-    """Return, in order, the edges that join two groups not joined by edges before them (Kruskal)."""
+    """Return the edges, in order, except those between groups that earlier edges connect (Kruskal)."""
     trees = DisjointSet(range(int(group.max()) + 1))
     return edges[[trees.merge(one, other) for one, other in group[edges].tolist()]]

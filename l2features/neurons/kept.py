@@ -1,7 +1,8 @@
-"""Results of roots that are kept: in an LRU cache of this process, and in cells of the table.
+"""A cache for results of roots: in the memory of this process, and in cells of the features table.
 
-A result is an array. Its bytes are split over cells, each with a header that names the format and has a
-checksum. A cell of a newer format is refused; a malformed one is logged, and its result computed again.
+A result is an array, such as a root's L2 ids or summary. The array's bytes are split over cells. Each cell
+has a header with the format and a checksum. A cell of a newer format is an error. A malformed cell is logged,
+and the result is computed again.
 """
 
 from __future__ import annotations
@@ -27,19 +28,22 @@ from ..store.formats import check_version
 from .neuron_summary import GRAPH_SUMMARIES, SUMMARIES
 
 FORMAT = 1
-"""Format of all cells. A change of what they hold, `SUMMARY` included, needs a new one."""
+"""Format of all cells. Increase it when the content of a cell changes, for example by a new measure."""
 FIRST_BYTES, CELL_BYTES = 320_000, 8_000_000
-"""Limits for the first cell of a result, so that many can be read at once, and for the others."""
+"""Maximum payload of a result's first cell, and of each other cell, in bytes.
+
+First cells are small, because those of many roots are read at once.
+"""
 PUT_BYTES = 32_000_000
-"""Limit for a write of several roots."""
+"""Maximum bytes of results in one write to the table; a larger result is written alone."""
 REST_S = 60.0
-"""Time without writes after the store refused one."""
+"""Seconds after a failed write during which no other write is tried."""
 MAGIC = b"L2"
 HEADER = struct.Struct("<2sHHIQ")
-"""Of each cell: `MAGIC`, `FORMAT`, number of cells, checksum of the payload, number of items in all cells."""
+"""Header of a cell: `MAGIC`, `FORMAT`, number of cells, checksum of the payload, items in all cells."""
 BASIS_BYTES = 16
 _ENTRY_BYTES = 400
-"""Size of an entry of the cache beside its array."""
+"""Bytes of an entry of the memory cache besides its array."""
 logger = logging.getLogger(__name__)
 
 
@@ -60,33 +64,33 @@ def _with_basis(dtype: np.dtype) -> np.dtype:
 
 
 L2_IDS = ResultKind("l2_ids", np.dtype("<u8"))
-"""Sorted ids."""
+"""The L2 ids of a root, sorted."""
 EDGES = ResultKind("edges", np.dtype("<u4"), (2,))
-"""Indices of the ends among the L2 ids."""
+"""The edges of a root's L2 graph, (m, 2), as indices into the root's sorted L2 ids."""
 SUMMARY = ResultKind("summary", _with_basis(SUMMARIES))
-"""One item: the summary, after its ``basis``, which identifies the rows that it depends on."""
+"""One item: ``basis``, 16 bytes that change when the rows behind the summary change; then the summary."""
 GRAPH_SUMMARY = ResultKind("graph_summary", _with_basis(GRAPH_SUMMARIES))
 SKELETON = ResultKind("skeleton", np.dtype("u1"))
-"""The bytes of a drawn skeleton, after those of the basis."""
+"""The 16 bytes of the basis (see `SUMMARY`), then the skeleton's bytes as Neuroglancer reads them."""
 
 
 class Malformed(ValueError):
-    """A cell cannot be read."""
+    """A cell is missing, or has a wrong header, size or checksum."""
 
 
 @dataclass
 class KeptResults:
-    """Results by root; ``longer`` maps roots with more items than requested to the number of items."""
+    """Cached results by root: ``arrays``; for results ``longer`` than requested, their number of items."""
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     longer: dict[int, int] = field(default_factory=dict)
 
 
 class KeptRoots:
-    """Results of a table's roots, cached in memory and read from the table. Thread-safe.
+    """A cache for results of roots, in memory and in the features table. Thread-safe.
 
-    With ``write``, new results are also written to the table. A failed write is only logged; the next write
-    is tried after `REST_S`.
+    Results in the table are always read. With ``write``, new results are also written there. A failed write
+    is only logged; the next write is tried `REST_S` seconds later or after that.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
@@ -100,10 +104,11 @@ class KeptRoots:
     def get(
         self, kind: ResultKind, roots: Ids, most: int | None = None, bases: Mapping[int, bytes] | None = None
     ) -> KeptResults:
-        """Return the kept results of roots.
+        """Return the cached results of roots; roots without a cached result are left out.
 
-        Results with more than ``most`` items are only counted. With ``bases``, results with a different basis
-        are left out. Raises StoreError, and UnknownFormat for what a newer version wrote.
+        Of a result with more than ``most`` items, only the number of items is returned. ``bases`` are the
+        current bases of the roots (see `SUMMARY`); results with another basis are outdated and left out.
+        Raises StoreError, and UnknownFormat for a cell that a newer l2features wrote.
         """
         wanted = roots.tolist()
         with self._lock:
@@ -123,11 +128,14 @@ class KeptRoots:
         return found
 
     def put(self, kind: ResultKind, arrays: Mapping[int, np.ndarray]) -> None:
-        """Keep results of roots; see `put_all`."""
+        """Cache results of one kind, by root; see `put_all`."""
         self.put_all({kind: arrays})
 
     def put_all(self, results: Mapping[ResultKind, Mapping[int, np.ndarray]]) -> None:
-        """Keep results of several kinds. Never raises StoreError: a result that is lost is computed again."""
+        """Cache results of roots, by kind; with ``write``, also store them in the table.
+
+        A failed write is only logged: a result that was not stored is computed again when needed.
+        """
         for kind, arrays in results.items():
             self._remember(kind, arrays)
         if not self._write or time.monotonic() < self._rest_until:
@@ -153,7 +161,10 @@ class KeptRoots:
                     self._cache[root, kind.name] = array
 
     def _read(self, kind: ResultKind, roots: Ids, most: int | None) -> KeptResults:
-        """Return the results in the table: the first cell of each, then the other cells of those that fit."""
+        """Return the results in the table; of a result with more than ``most`` items, only their number.
+
+        Reads the first cells of all roots at once, then the other cells of each root.
+        """
         found = KeptResults()
         for root, cells in self._table.root_cells(roots, [kind.name]).items():
             try:
@@ -165,29 +176,34 @@ class KeptRoots:
                     payload += self._others(kind, root, number)
                 found.arrays[root] = decode(kind, items, payload)
             except Malformed as error:
-                logger.warning("table %s: root %s: %s; it is computed again", self._name, root, error)
+                logger.warning("table %s: root %s: %s; the result is computed again", self._name, root, error)
         return found
 
     def _others(self, kind: ResultKind, root: int, number: int) -> bytes:
-        """Return the payload of all cells but the first."""
+        """Return the joined payload of a result's cells except the first; the result has ``number`` cells."""
         names = kind.cells(number)[1:]
         cells = self._table.root_cells(np.array([root], dtype=np.uint64), names).get(root, {})
         return b"".join(self._open(root, name, cells)[2] for name in names)
 
     def _open(self, root: int, name: str, cells: Mapping[str, bytes]) -> tuple[int, int, bytes]:
-        """Return the numbers of cells and items, and a cell's payload.
+        """Return a tuple: the number of the result's cells; the number of its items; cell ``name``'s payload.
 
-        Raises Malformed, and UnknownFormat for a newer format.
+        Raises Malformed for a missing or corrupt cell, and UnknownFormat for a newer format.
         """
         data = cells.get(name, b"")
         if len(data) < HEADER.size or not data.startswith(MAGIC):
-            raise Malformed(f"the cell {name!r} has {len(data)} bytes, expected a header of {HEADER.size}")
+            raise Malformed(
+                f"the cell {name!r} ({len(data)} bytes) has no header, expected {HEADER.size} bytes "
+                f"that begin with {MAGIC.decode()}"
+            )
         _, version, number, checksum, items = HEADER.unpack_from(data)
         if version > FORMAT:
             check_version(version, FORMAT, f"table {self._name}: root {root}: the cell {name!r}")
         payload = data[HEADER.size :]
-        if version < FORMAT or checksum != zlib.crc32(payload):
-            raise Malformed(f"the cell {name!r} has a wrong checksum")
+        if version < FORMAT:
+            raise Malformed(f"the cell {name!r} has format {version}, expected {FORMAT}")
+        if checksum != (found := zlib.crc32(payload)):
+            raise Malformed(f"the cell {name!r} has a wrong checksum, {found:08x}: expected {checksum:08x}")
         return number, items, payload
 
 
@@ -202,7 +218,7 @@ def _basis(array: np.ndarray) -> bytes:
 
 
 def encode(kind: ResultKind, array: np.ndarray) -> dict[str, bytes]:
-    """Return the cells of a result, by name."""
+    """Return the cells in which a result is stored, by name."""
     data = np.ascontiguousarray(array, dtype=kind.dtype).tobytes()
     starts = [0, *range(FIRST_BYTES, len(data), CELL_BYTES)]
     parts = [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
@@ -214,7 +230,10 @@ def encode(kind: ResultKind, array: np.ndarray) -> dict[str, bytes]:
 
 
 def decode(kind: ResultKind, items: int, payload: bytes) -> np.ndarray:
-    """Decode a result from the payload of its cells. Raises Malformed."""
+    """Return the array of ``items`` items that `encode` stored, from the joined payload of its cells.
+
+    Raises Malformed if the payload has another size.
+    """
     shape = (items, *kind.shape)
     expected = math.prod(shape) * kind.dtype.itemsize
     if len(payload) != expected:

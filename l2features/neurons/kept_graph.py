@@ -1,4 +1,4 @@
-"""L2 ids and edges of roots from a graph, kept if they never change."""
+"""L2 ids and edges of roots from a graph, cached if the L2 nodes of the graph's roots never change."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .node_graph import edge_indices
 
 logger = logging.getLogger(__name__)
 EdgesFound = tuple[dict[int, np.ndarray], dict[int, str]]
-"""Edges by root, as indices of its L2 ids (m, 2); and what is malformed in those of the other roots."""
+"""A tuple: the edges of each root, (m, 2) indices into its L2 ids; by root, why edges are malformed."""
 
 
 @dataclass(frozen=True)
 class KeptGraph:
-    """Reads the L2 ids and edges of roots: the kept ones, or else those of the graph, which it keeps."""
+    """Reads the L2 ids and edges of roots from the cache, or else from the graph, and caches them."""
 
     graph: Graph
     geometry: Geometry
     kept: KeptRoots
 
     def nodes(self, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 ids of roots, and keep them; roots with more than ``most`` are too large."""
+        """Return the L2 ids of roots, and cache them. Roots with more than ``most`` are too large."""
         nodes, new = self.find_nodes(roots, most)
         self.keep_nodes(new)
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return a tuple: the L2 ids of roots, like `nodes`; of these, the L2 ids that are not kept yet."""
+        """Return a tuple: the L2 ids of roots, as `nodes` does; by root, L2 ids that are not cached yet."""
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)
@@ -52,19 +52,20 @@ class KeptGraph:
         return nodes, read.l2_ids
 
     def keep_nodes(self, l2_ids: Mapping[int, Ids]) -> None:
-        """Keep the L2 ids of roots."""
+        """Cache the L2 ids of each root."""
         self.kept.put(L2_IDS, l2_ids)
 
     def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> EdgesFound:
-        """Return a tuple: the edges of each root; what is malformed. ``ids`` are the L2 ids of each root.
+        """Return the edges of roots, cached or from the graph; ``ids`` maps each root to its L2 ids.
 
-        ``rows`` are the features of all ids, root after root, if they have been read.
+        ``rows`` are the features of all ids, root after root, if the caller has read them: some graphs derive
+        edges from features.
         """
         found: dict[int, np.ndarray] = {}
         if self.graph.permanent:
             found = self.kept.get(EDGES, as_ids(list(ids))).arrays
             for root in [root for root, edges in found.items() if edges.max(initial=0) >= len(ids[root])]:
-                logger.warning("root %s: kept edges do not fit its nodes; reading them again", root)
+                logger.warning("root %s: cached edges do not fit the root's nodes; reading them again", root)
                 del found[root]
         left = {root: nodes for root, nodes in ids.items() if root not in found}
         read, malformed = self._read_edges(left, rows if len(left) == len(ids) else None)

@@ -14,9 +14,9 @@ from .skeleton import INVALIDATION_NM
 
 
 def graph_measures(graphs: Sequence[NeuronGraph]) -> dict[str, np.ndarray]:
-    """Return the measures in `SUMMARY` that need a graph, for roots of one data set; (R,) each.
+    """Return the measures of `neuron_summary.SUMMARY` that need L2 graphs, by name; (R,) for R graphs.
 
-    All roots are computed together, as one graph.
+    All graphs must be of one data set. They are computed together, as one graph of many components.
     """
     names = "n_components", "n_edges", "mst_length_nm", "cable_length_nm"
     sizes = [len(graph) for graph in graphs]

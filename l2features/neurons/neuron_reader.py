@@ -1,4 +1,4 @@
-"""Read neurons: summaries, nodes, graphs and skeletons of roots, kept or computed."""
+"""Read neurons: summaries, nodes, graphs and skeletons of roots, from a cache or computed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 MOST_NODES = 1_000_000
 ROOTS, IDS = 100, 4_000_000
-"""Limits for the roots that are looked up at once, and for their L2 ids."""
+"""Maximum roots that are looked up at once, and maximum L2 ids of these roots."""
 NODES, READ_NODES = 200_000, 50_000
-"""Limits for the nodes of several roots that are summed at once, and for those of one read of the store."""
+"""Maximum nodes that are summed at once for several roots, and maximum nodes of one read of the store."""
 BESIDE = 8
-"""Threads of a reader that read edges or write results beside the reads of rows."""
+"""Threads in which a reader reads edges or writes results while it reads rows."""
 T = TypeVar("T")
 Wait = Callable[[], None]
 
@@ -43,15 +43,15 @@ Wait = Callable[[], None]
 class NeuronReader:
     """Reads the roots of one data set. Threads may share a reader.
 
-    L2 ids, edges and complete summaries are kept: in up to ``cache_bytes`` of memory and, with ``keep``, in
-    the table. Results that depend on the time, and summaries with missing nodes, are not kept.
+    L2 ids, edges and complete summaries are cached: in up to ``cache_bytes`` of memory and, with ``keep``, in
+    the table. Histories, which depend on the time, and summaries with missing nodes are not cached.
 
     Args:
         reader: reads the data set's rows.
         graph: the data set's graph.
-        keep: write results to the table; otherwise only read those that the table has.
-        most_nodes: limit for the L2 nodes of a root.
-        cache_bytes: size of the LRU cache.
+        keep: also write results to the table. Results in the table are read in any case.
+        most_nodes: maximum number of L2 nodes of a root.
+        cache_bytes: size of the LRU cache in memory.
 
     All methods raise StoreError and GraphError; for transient errors, StoreUnavailable and GraphUnavailable.
     RootError means that an id is unknown, is not a root, or has more than ``most_nodes`` nodes.
@@ -74,9 +74,9 @@ class NeuronReader:
 
     # ------------------------------------------------------------------ many roots
     def summaries(self, roots: Ids, *, with_graph: bool = False) -> Summaries:
-        """Return the status and the summary of each root.
+        """Return the status and the summary of each root; ``with_graph`` adds the measures of the L2 graph.
 
-        Memory does not grow with the number of nodes, apart from ids without features.
+        Memory does not grow with the number of nodes, except for the ids of nodes without features.
         """
         roots, generation = as_ids(roots), self.generation()
 
@@ -105,7 +105,7 @@ class NeuronReader:
         return out.result(roots)
 
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
-        """Return when roots were made and retired, as the graph says now; unknown roots are left out."""
+        """Return when each root was made and retired, as the graph has it now. Leaves out unknown roots."""
         return self.source.histories(self.reader.geometry, as_ids(roots))
 
     def histories_of(self, found: Summaries) -> dict[int, RootHistory]:
@@ -114,7 +114,10 @@ class NeuronReader:
         return self.histories(roots) if len(roots) else {}
 
     def generation(self) -> bytes | None:
-        """Return the generation of the rows; None while they change. A new one clears the row cache."""
+        """Return the table's generation; None while rows are being replaced.
+
+        The generation changes whenever rows are replaced. The row cache is cleared if the generation is new.
+        """
         generation, cache = read_generation(self.reader.store), self.reader.cache
         if generation is not None and generation != self._cached:
             if cache is not None:
@@ -123,9 +126,10 @@ class NeuronReader:
         return generation
 
     def _bases(self, generation: bytes | None, ids: Mapping[int, Ids]) -> dict[int, bytes]:
-        """Return the basis of each root's summary; none while rows are replaced.
+        """Return the basis of each root: 16 bytes that change when cached results of the root are outdated.
 
-        It is the rows' generation, with a digest of the L2 ids where these may change.
+        The basis is the table's generation. If the L2 ids of roots may change, it is a digest of the
+        generation and the root's L2 ids. While rows are being replaced, the result is empty.
         """
         if generation is None:
             return {}
@@ -137,7 +141,7 @@ class NeuronReader:
         }
 
     def _take_kept(self, out: Collected, kind: ResultKind, bases: Mapping[int, bytes]) -> Ids:
-        """Put kept summaries with these bases; return the other roots."""
+        """Put the cached summaries that have these bases into ``out``; return the roots without a summary."""
         roots = as_ids(list(bases))
         found = self._kept.get(kind, roots, bases=bases).arrays
         joined = b"".join(array.tobytes() for array in found.values())  # np.concatenate merges dtypes, slowly
@@ -147,7 +151,10 @@ class NeuronReader:
     def _summarize(
         self, out: Collected, ids: Mapping[int, Ids], bases: Mapping[int, bytes], before_keeping: Wait
     ) -> None:
-        """Put the summaries of roots, by their L2 ids; keep complete ones with their bases, if any."""
+        """Compute the summaries of roots from their L2 ids, and put them into ``out``.
+
+        Complete summaries are cached with their bases, if there are any, once ``before_keeping`` returns.
+        """
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
         reader = self.reader if bases else replace(self.reader, cache=None)
@@ -175,7 +182,7 @@ class NeuronReader:
     def _keep_complete(
         self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
-        """Keep the complete ones of the roots' summaries with their bases, if any."""
+        """Cache the summaries without missing nodes, each with its root's basis; without bases, none."""
         results = dict[ResultKind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)
@@ -186,11 +193,11 @@ class NeuronReader:
         self._kept.put_all(results)
 
     def _groups(self, roots: Ids, out: Collected) -> Iterator[tuple[dict[int, Ids], Wait]]:
-        """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
+        """Yield tuples: the L2 ids of a group of roots, by root; a function.
 
-        The limit for a root's nodes is lower among many roots; larger roots follow, a few at once.
-        L2 ids are written to the table while the caller works on a group; the function that comes with it
-        waits for the write.
+        A group has up to `NODES` nodes, or one root. Its L2 ids are written to the table while the caller
+        works on the group; the function waits for the write. Large roots come at the end, so that few of them
+        are looked up at once. Roots whose nodes cannot be returned are refused in ``out``.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):
@@ -211,7 +218,7 @@ class NeuronReader:
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
     # ------------------------------------------------------------------ one root
-    # ``ids`` are its L2 ids, where the caller has them.
+    # ``ids`` are the root's L2 ids, if the caller has them.
     def nodes(
         self,
         root: int,
@@ -229,7 +236,7 @@ class NeuronReader:
         return ids, ids[self._edges_of(root, ids)]
 
     def graph(self, root: int, *, ids: Ids | None = None) -> NeuronGraph:
-        """Return a root's L2 graph, whose nodes have all attributes. Raises RootError."""
+        """Return a root's L2 graph, with all attributes of its nodes. Raises RootError."""
         nodes = self.l2_ids(root) if ids is None else ids
 
         def read() -> NeuronGraph:
@@ -238,9 +245,9 @@ class NeuronReader:
         return self._share(("graph", root), read, lambda graph: not len(graph.missing))
 
     def kept(self, kind: ResultKind, root: int) -> bytes | None:
-        """Return the bytes that `kept_bytes` has kept for a root, without reading its L2 ids.
+        """Return the bytes that `kept_bytes` cached for a root, without reading the root's L2 ids.
 
-        Returns None if no bytes are kept, if rows are being replaced, or if a root's L2 ids may change.
+        Returns None if no bytes are cached, if rows are being replaced, or if L2 ids of roots may change.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:
@@ -251,10 +258,10 @@ class NeuronReader:
     def kept_bytes(
         self, kind: ResultKind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
-        """Return a tuple: the bytes; the missing nodes; whether the bytes are kept.
+        """Return a tuple: what ``make`` returns for a root's graph; the missing nodes; whether it is cached.
 
-        The bytes are those that `make` returns for a root's graph. They are kept unless nodes are missing or
-        rows are being replaced. Raises RootError.
+        The bytes are read from the cache, or else made and cached. They are not cached if nodes are missing
+        or rows are being replaced. Raises RootError.
         """
         nodes = self.l2_ids(root) if ids is None else ids
         bases = self._bases(self.generation(), {root: nodes})
@@ -269,7 +276,7 @@ class NeuronReader:
         return made, answer.missing, keep
 
     def skeleton(self, root: int, **parameters: Any) -> Skeleton:
-        """Return a root's skeleton; the parameters are those of `skeletonize`. Raises RootError."""
+        """Return a root's skeleton; the parameters are those of `skeleton.skeletonize`. Raises RootError."""
         from .skeleton import skeletonize
 
         return skeletonize(self.graph(root), **parameters)
@@ -292,23 +299,24 @@ class NeuronReader:
         raise RootError(root, RootStatus.UNKNOWN, nodes.errors.get(root, UNKNOWN))
 
     def _edges_of(self, root: int, ids: Ids, rows: Rows | None = None) -> np.ndarray:
-        """Return the edges of one root, as `KeptGraph.edges`. Raises RootError."""
+        """Return the edges of one root, (m, 2) indices into ``ids``. Raises RootError if malformed."""
         found, malformed = self._share(("edges", root), lambda: self._roots.edges({root: ids}, rows))
         if malformed:
             raise RootError(root, RootStatus.UNKNOWN, malformed[root])
         return found[root]
 
     def _read_graph(self, reader: Reader, root: int, nodes: Ids) -> tuple[Answer, NeuronGraph]:
-        """Return the rows of a root's nodes, and its L2 graph. Raises RootError."""
+        """Return a tuple: the rows of a root's nodes; the root's L2 graph. Raises RootError."""
         answer, edges = self._read_with(reader, nodes, partial(self._edges_of, root, nodes))
         return answer, self._graphs({root: nodes}, {root: edges}, answer, np.array([0, len(nodes)]))[0]
 
     def _read_with(
         self, reader: Reader, nodes: Ids, read_edges: Callable[[Rows | None], T]
     ) -> tuple[Answer, T]:
-        """Return the rows of nodes and their edges, read at once unless the graph needs the rows.
+        """Return a tuple: the rows of nodes; what ``read_edges`` returns.
 
-        Bigtable reads all columns of rows faster than some of them. If both fail, the rows' error is raised.
+        Both are read at the same time, unless the graph needs the rows to find edges. All columns are read,
+        which is faster in Bigtable than reading some. If both reads fail, the error of the rows is raised.
         """
         if self.source.edges_need_rows:
             answer = _read(reader, nodes)
@@ -317,13 +325,13 @@ class NeuronReader:
         return _read(reader, nodes), edges()
 
     def _share(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
-        """Return the result of ``call``, or of the same call in progress if it is ``usable``."""
+        """Return the result of ``call``, or a ``usable`` result of a call in progress with the same key."""
         return self._calls.run(key, call, usable) if self.source.permanent else call()
 
     def _graphs(
         self, ids: Mapping[int, Ids], edges: Mapping[int, np.ndarray], answer: Answer, starts: np.ndarray
     ) -> list[NeuronGraph]:
-        """Return the graph of each root, whose nodes are one after another in the answer."""
+        """Return the L2 graph of each root; in ``answer``, the nodes of root i begin at ``starts[i]``."""
         geometry = self.reader.geometry
         parts = [slice(a, b) for a, b in pairwise(starts.tolist())]
         return [

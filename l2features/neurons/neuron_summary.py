@@ -1,7 +1,7 @@
 """The summary of a neuron: sums, means and bounds over the nodes of a root.
 
-`SUMMARY` is the table of its measures. The arrays, JSON, Arrow, the OpenAPI document and the docs derive
-from it.
+`SUMMARY` lists the measures. The arrays, JSON, Arrow tables, the OpenAPI document and the docs derive from
+`SUMMARY`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from .node_graph import NeuronGraph
 
 Starts = npt.NDArray[np.integer]
-"""First node of each root among concatenated nodes, and their number at the end, shape (R + 1,)."""
+"""For concatenated nodes of R roots: index of each root's first node, then the number of nodes, (R + 1,)."""
 
 
 class Measure(NamedTuple):
-    """One measure of a root. If no node has a value, a float is NaN, which clients receive as null."""
+    """One measure of a root. A float measure is NaN if no node has a value; clients receive null instead."""
 
     name: str
     dtype: np.dtype
@@ -87,9 +87,9 @@ def _dtype(measures: Sequence[Measure]) -> np.dtype:
 
 
 SUMMARIES = _dtype([m for m in SUMMARY if not m.needs_graph])
-"""A record of the measures that need only features."""
+"""Dtype of a summary with the measures that need only features."""
 GRAPH_SUMMARIES = _dtype(SUMMARY)
-"""A record of all measures."""
+"""Dtype of a summary with all measures."""
 
 
 # ------------------------------------------------------------------ from features
@@ -129,7 +129,10 @@ def summarize(rows: Rows, status: npt.NDArray[np.int8], starts: Starts, geometry
 def _column(
     rows: Rows, geometry: Geometry, name: str, ready: npt.NDArray[np.bool_]
 ) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
-    """Return an attribute as clients receive it, 0 if it is absent, and the mask of present values."""
+    """Return a tuple: an attribute as clients receive it, 0 where absent; the mask of present values, (N,).
+
+    An attribute is absent where ``ready`` is False.
+    """
     values, present = served_column(rows, geometry, name)
     present = present & ready
     values = np.where(present.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
@@ -137,9 +140,9 @@ def _column(
 
 
 def _reduce(ufunc: np.ufunc, values: np.ndarray, starts: Starts, nothing: float) -> np.ndarray:
-    """Reduce the values (N, ...) of each root to (R, ...); ``nothing`` for a root without nodes.
+    """Reduce the values (N, ...) of each root to (R, ...); a root without nodes gets ``nothing``.
 
-    numpy reduces contiguous columns several times as fast as short rows.
+    The values are transposed first: numpy reduces contiguous columns several times as fast as short rows.
     """
     out = np.full((len(starts) - 1, *values.shape[1:]), nothing, dtype=values.dtype)
     some = starts[:-1] < starts[1:]
@@ -154,15 +157,15 @@ def _sum(values: np.ndarray, starts: Starts) -> np.ndarray:
 
 
 def _volume(sizes: np.ndarray, starts: Starts) -> np.ndarray:
-    """Return exact sums of volumes. Raises ValueError for one that does not fit into 64 bits."""
+    """Return the exact volume of each root, (R,). Raises ValueError for a volume of 2^64 nm^3 or more."""
     most = _sum(sizes.astype(F8), starts).max(initial=0)
     if most > 2.0**64 * (1 - 1e-9):
-        raise ValueError(f"a root has a volume of {most:.3g} nm^3: expected one below 2^64 nm^3")
+        raise ValueError(f"a root has a volume of {most:.3g} nm^3: expected less than 2^64 nm^3")
     return _sum(sizes, starts)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray, starts: Starts) -> np.ndarray:
-    """Return weighted means, NaN if the weights are 0."""
+    """Return the weighted mean of each root's values, NaN where all weights are 0."""
     total = _sum(weights, starts).reshape(-1, *[1] * (values.ndim - 1))
     weights = weights.reshape(-1, *[1] * (values.ndim - 1))
     with np.errstate(invalid="ignore"):
@@ -174,13 +177,13 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _bounds(low: np.ndarray, high: np.ndarray, starts: Starts) -> np.ndarray:
-    """Return the lowest of ``low`` and the highest of ``high`` (N, 3), shape (R, 2, 3)."""
+    """Return each root's minimum of ``low`` (N, 3) and maximum of ``high`` (N, 3), shape (R, 2, 3)."""
     ends = _reduce(np.minimum, low, starts, np.inf), _reduce(np.maximum, high, starts, -np.inf)
     return _known(np.stack(ends, axis=1))
 
 
 def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geometry: Geometry) -> np.ndarray:
-    """Return the bounds of the chunks of ids that are nodes, shape (R, 2, 3)."""
+    """Return the bounds in nm of the chunks of each root's nodes, (R, 2, 3); ``nodes`` (N,) marks L2 ids."""
     low, high = np.full((len(rows), 3), np.inf), np.full((len(rows), 3), -np.inf)
     low[nodes] = first = geometry.node_origins(rows.ids[nodes])
     high[nodes] = np.minimum(first + geometry.chunk_size, np.add(geometry.voxel_offset, geometry.voxel_size))
@@ -188,7 +191,7 @@ def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geom
 
 
 def _put_positions(out: np.ndarray, places: np.ndarray, weights: np.ndarray, starts: Starts) -> None:
-    """Fill in the measures of representative coordinates (N, 3), whose weights are 0 if absent."""
+    """Fill in the measures that use representative coordinates (N, 3); absent coordinates have weight 0."""
     known = weights[:, None] > 0
     out["rep_bounds_nm"] = _bounds(np.where(known, places, np.inf), np.where(known, places, -np.inf), starts)
     centre = out["centroid_nm"] = _mean(places, weights, starts)
@@ -220,7 +223,7 @@ def with_graph(summaries: np.ndarray, graphs: Sequence[NeuronGraph]) -> np.ndarr
 
 # ------------------------------------------------------------------ as clients receive it
 def summary_objects(summaries: np.ndarray, *, int64_as_str: bool = False) -> list[dict[str, Any]]:
-    """Return each summary as an object for JSON, with measures in the order of `SUMMARY`; null is None.
+    """Return each summary as a dict for JSON, with measures in the order of `SUMMARY`, None if absent.
 
     With ``int64_as_str``, 64-bit integers are strings.
     """
@@ -264,7 +267,7 @@ def summary_table(roots: npt.NDArray[np.uint64], summaries: np.ndarray) -> Any:
 
 
 def _absent(values: np.ndarray) -> npt.NDArray[np.bool_]:
-    """Return which values (R, ...) are null, shape (R,)."""
+    """Return which values (R, ...) are absent: floats of which any component is NaN; shape (R,)."""
     if values.dtype.kind != "f":
         return np.zeros(len(values), dtype=bool)
     return np.asarray(np.isnan(values).any(axis=tuple(range(1, values.ndim))))

@@ -20,7 +20,7 @@ Edges = npt.NDArray[np.int64]
 Positions = npt.NDArray[np.float64]
 """Positions in nm, shape (n, 3)."""
 INTERPOLATION_ROUNDS = 10
-"""Longest chain of nodes that positions are carried along, as in pcg_skel."""
+"""Maximum rounds of interpolation in `place_nodes`, as in pcg_skel."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class NeuronGraph:
         status: npt.NDArray[np.int8],
         geometry: Geometry,
     ) -> NeuronGraph:
-        """Return the graph of a root from its edges, pairs of L2 ids of shape (m, 2).
+        """Return the L2 graph of a root; ``pairs`` (m, 2) are the edges as pairs of L2 ids.
 
-        Raises GraphError for a node of another layer, and for an edge to a node that is not the root's.
+        Raises GraphError for a node that is not in layer 2, and for an edge to an id not in ``node_ids``.
         """
         layers = geometry.layout.layers(node_ids)
         if (layers != L2).any():
@@ -80,7 +80,7 @@ class NeuronGraph:
 
     @property
     def interpolated(self) -> npt.NDArray[np.bool_]:
-        """Which nodes have no representative coordinate, (n,)."""
+        """Which nodes have no representative coordinate, so that their position is interpolated, (n,)."""
         return self._placed[1]
 
     @cached_property
@@ -89,15 +89,15 @@ class NeuronGraph:
 
 
 def edge_indices(root_id: int, node_ids: Ids, pairs: Pairs) -> Edges:
-    """Return edges (m, 2) between sorted nodes as indices of the nodes.
+    """Return edges, given as pairs of L2 ids (m, 2), as pairs of indices into the sorted ``node_ids``.
 
-    Raises GraphError for an edge to a node that is not the root's.
+    Raises GraphError for an edge to an id that is not in ``node_ids``.
     """
     edges = np.searchsorted(node_ids, pairs)
     unknown = np.append(node_ids, np.uint64(0))[edges] != pairs
     if unknown.any():
         raise GraphError(
-            f"root {root_id} has an edge to node {pairs[unknown][0]}: expected one of its own nodes"
+            f"root {root_id} has an edge to node {pairs[unknown][0]}: expected edges between the root's nodes"
         )
     return edges
 
@@ -107,9 +107,9 @@ def place_nodes(
 ) -> tuple[Positions, npt.NDArray[np.bool_]]:
     """Return a tuple: the position of each node in nm, (n, 3); which positions are interpolated, (n,).
 
-    A node without a representative coordinate is placed at the mean of its neighbours' positions. As in
-    pcg_skel, this proceeds in rounds, and moves a node with a single neighbour by 1 nm along z. Nodes left
-    after `INTERPOLATION_ROUNDS` are placed at the centre of their chunk.
+    A node without a representative coordinate is placed at the mean of its placed neighbours' positions. As
+    in pcg_skel, this is repeated in rounds, and a node with a single neighbour is moved by 1 nm along z.
+    Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of their chunk.
     """
     positions, present = served_column(rows, geometry, "rep_coord_nm")
     known = present & (status == Status.READY)

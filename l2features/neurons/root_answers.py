@@ -12,20 +12,21 @@ from ..graph.base import RootHistory
 from .neuron_summary import summary_objects, summary_table
 from .root_summaries import SUMMARIZED, RootStatus, Summaries
 
-REASON = "why there is no summary, or what is unexpected in it"
-RETIRED, SUCCESSORS = "when it was retired (UTC); null for a root of today", "roots that replaced it"
-"""Meanings of what clients receive beside the measures."""
+REASON = "why the root has no summary, or what is unexpected in the summary"
+RETIRED = "when an edit retired the root (UTC); null if the root is current"
+SUCCESSORS = "roots that replaced the root when it was retired"
+"""Descriptions of the columns ``reason``, ``retired_at`` and ``successors``."""
 STATUS_NAMES = [status.name.lower() for status in RootStatus]
 
 
 def root_objects(
     found: Summaries, histories: Mapping[int, RootHistory] | None, *, int64_as_str: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Map each root to an object for JSON; ids are unique and in numeric order.
+    """Map each root to a dict for JSON; keys are distinct root ids as text, in numeric order.
 
-    A root with a summary has its measures and, with histories, ``retired_at`` and ``successors``. A root that
-    is too large has ``n_nodes``, its number of nodes or a lower bound. With ``int64_as_str``,
-    64-bit integers are strings.
+    The dict of a root with a summary has the measures and, if ``histories`` is not None, ``retired_at`` and
+    ``successors``. That of a root that is too large has ``n_nodes``: the number of nodes, or a lower bound.
+    With ``int64_as_str``, 64-bit integers are strings.
     """
     places = np.unique(found.roots, return_index=True)[1]
     roots, status = found.roots[places].tolist(), found.status[places].tolist()

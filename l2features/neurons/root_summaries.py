@@ -17,15 +17,15 @@ class RootStatus(IntEnum):
     """Status of an id that was requested as a root."""
 
     READY = 0
-    """The features of all its nodes have been computed."""
+    """The features of all the root's nodes have been computed."""
     INCOMPLETE = 1
-    """Some of its nodes have no features yet."""
+    """Some of the root's nodes have no features yet."""
     UNKNOWN = 2
-    """It is missing from the graph, or malformed there."""
+    """The root is missing from the graph, or malformed there."""
     NOT_A_ROOT = 3
-    """It is not of the layer of the roots."""
+    """The id is not in the layer of the roots."""
     TOO_LARGE = 4
-    """It has more nodes than the limit."""
+    """The root has more nodes than the limit."""
 
 
 SUMMARIZED = (RootStatus.READY, RootStatus.INCOMPLETE)
@@ -49,10 +49,10 @@ class Summaries:
     Attributes:
         roots: (n,) ids.
         status: (n,) values of `RootStatus`.
-        summary: (n,) `SUMMARIES` or `GRAPH_SUMMARIES`; blank unless the status is ready or incomplete.
-        missing: sorted, unique L2 ids of all roots that have no features yet.
-        sizes: maps roots that are too large to their number of nodes, or a lower bound.
-        reasons: maps roots to why they have no summary, or an unusual one.
+        summary: (n,) dtype `SUMMARIES` or `GRAPH_SUMMARIES`; 0 or NaN unless status is ready or incomplete.
+        missing: sorted, unique ids of the L2 nodes without features, of all roots.
+        sizes: maps roots that are too large to their number of nodes, or to a lower bound.
+        reasons: maps roots to the reason why they have no summary, or to what is unexpected in it.
     """
 
     roots: Ids
@@ -70,7 +70,7 @@ class Summaries:
 
 @dataclass
 class Collected:
-    """Collects summaries of sorted, unique roots; each root is unknown at first."""
+    """Collects the summaries of sorted, unique roots; the status of each root is UNKNOWN at first."""
 
     roots: Ids
     dtype: np.dtype
@@ -86,28 +86,28 @@ class Collected:
                 self.summary[name] = np.nan
 
     def put(self, roots: Ids, summary: np.ndarray) -> None:
-        """Put the summaries of roots."""
+        """Store the summaries of roots, and set their status to READY or INCOMPLETE."""
         at = np.searchsorted(self.roots, roots)
         self.summary[at] = summary
         self.status[at] = np.where(summary["n_missing"] == 0, RootStatus.READY, RootStatus.INCOMPLETE)
 
     def refuse(self, status: RootStatus, reasons: Mapping[int, str]) -> None:
-        """Set the status of roots that have no summary, and why."""
+        """Set the status of roots that have no summary; ``reasons`` maps each root to the reason."""
         self.status[np.searchsorted(self.roots, as_ids(list(reasons)))] = status
         self.reasons |= reasons
 
     def too_large(self, sizes: Mapping[int, int], most: int) -> None:
-        """Refuse roots by their numbers of nodes, which are above ``most``."""
+        """Refuse roots with more than ``most`` nodes; ``sizes`` maps each root to its number of nodes."""
         self.refuse(RootStatus.TOO_LARGE, {root: too_large(size, most) for root, size in sizes.items()})
         self.sizes |= sizes
 
     def result(self, roots: Ids) -> Summaries:
-        """Return the summaries of these roots."""
+        """Return the summaries of these roots, in this order."""
         at = np.searchsorted(self.roots, roots)
         missing = sorted_unique(np.concatenate([as_ids([]), *self.missing]))
         return Summaries(roots, self.status[at], self.summary[at], missing, self.sizes, self.reasons)
 
 
 def too_large(size: int, most: int) -> str:
-    """Return the reason for a root that is too large."""
+    """Return the message for a root with more L2 nodes than ``most``."""
     return f"{size} L2 nodes or more, expected {most} at most"

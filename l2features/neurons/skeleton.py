@@ -26,12 +26,12 @@ Mask = npt.NDArray[np.bool_]
 class Skeleton:
     """A skeleton: a tree for each component of the L2 graph.
 
-    Vertices are L2 nodes, in the order of their ids; a collapsed soma is one more at the end.
+    Vertices are L2 nodes, in the order of their ids. A collapsed soma is an additional, last vertex.
 
     Attributes:
         vertices: (v, 3) positions in nm.
         parents: (v,) next vertex on the way to the root; -1 at the root of each tree.
-        root: the root of the skeleton, a vertex.
+        root: index of the vertex that is the root of the skeleton.
         l2_ids: (v,) L2 id of each vertex; 0 for a collapsed soma.
         interpolated: (v,) which vertices have no representative coordinate: see `node_graph.place_nodes`.
         component: (v,) component of the L2 graph: 0 is the largest.
@@ -71,7 +71,7 @@ class Skeleton:
 
     @property
     def path_length_nm(self) -> float:
-        """Length of all edges, without gaps between components."""
+        """Length of all edges in nm, without gaps between components."""
         edges = self.edges
         return float(lengths(self.vertices, edges[~self.gaps[edges[:, 0]]]).sum())
 
@@ -96,7 +96,7 @@ class Skeleton:
 
 
 class _Trees(NamedTuple):
-    """A skeleton without a direction: ``node`` (v,) is the L2 node of each vertex, -1 for the soma."""
+    """Undirected trees; ``node`` (v,) is the index of each vertex's L2 node, -1 for a collapsed soma."""
 
     vertices: Positions
     edges: Edges
@@ -111,7 +111,7 @@ def skeletonize(
     collapse_nm: float | None = None,
     join: bool = False,
 ) -> Skeleton:
-    """Return the skeleton of an L2 graph; for one component, it equals pcg_skel's.
+    """Return the skeleton of an L2 graph; for a graph of one component, it equals pcg_skel's.
 
     Args:
         graph: the L2 graph, with at least one node.
@@ -159,7 +159,7 @@ def skeletonize(
 def _checked(
     invalidation_nm: float, root_point: npt.ArrayLike | None, collapse_nm: float | None, join: bool
 ) -> dict[str, Any]:
-    """Return the parameters for JSON. Raises ValueError for one that is not valid."""
+    """Return the parameters as a dict for JSON. Raises ValueError for an invalid parameter."""
     if not (math.isfinite(invalidation_nm) and invalidation_nm > 0):
         raise ValueError(f"invalidation_nm {invalidation_nm}: expected a positive number")
     if collapse_nm is not None and not (math.isfinite(collapse_nm) and collapse_nm >= 0):
@@ -178,7 +178,7 @@ def _checked(
 
 
 def _covering(graph: NeuronGraph, parts: Components, invalidation_nm: float) -> _Trees:
-    """Return the trees of the paths that cover a graph."""
+    """Return the paths that cover an L2 graph (`forest.cover`) as trees, one per component."""
     weights = weighted(graph.positions, graph.edges)
     found = cover(weights, far_ends(weights, parts), invalidation_nm)
     edges, nearest = np.searchsorted(found.nodes, found.edges), np.searchsorted(found.nodes, found.nearest)
@@ -186,14 +186,17 @@ def _covering(graph: NeuronGraph, parts: Components, invalidation_nm: float) -> 
 
 
 def _around(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float | None) -> tuple[_Trees, int]:
-    """Return the trees, collapsed around a point on request, and the vertex nearest to it."""
+    """Return a tuple: the trees; the vertex nearest to a point.
+
+    If ``collapse_nm`` is given, the vertices within this distance of the point are collapsed into one.
+    """
     if collapse_nm is not None:
         trees = _without_duplicates(_collapsed(trees, point, collapse_nm))
     return trees, int(np.linalg.norm(trees.vertices - point, axis=1).argmin())
 
 
 def _merged(trees: _Trees, into: Indices) -> _Trees:
-    """Return the trees with each vertex merged into another one, (v,), or kept where that is itself."""
+    """Return the trees with vertex i merged into vertex ``into[i]``; if that is i, the vertex stays."""
     while (into[into] != into).any():
         into = into[into]
     kept, new = np.unique(into, return_inverse=True)
@@ -211,7 +214,7 @@ def _without_duplicates(trees: _Trees) -> _Trees:
 
 
 def _collapsed(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float) -> _Trees:
-    """Return the trees with the vertices around a point merged into a vertex there, which comes last."""
+    """Return the trees with the vertices around a point merged into a new, last vertex at the point."""
     n = len(trees.vertices)
     distance = np.linalg.norm(trees.vertices - point, axis=1)
     inside = distance < collapse_nm
@@ -222,7 +225,7 @@ def _collapsed(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float
 
 
 def _rooted(trees: _Trees, component: Indices, root: int | None, gaps: Edges) -> tuple[int, Indices, Mask]:
-    """Return the root, the parent of each vertex (v,), and whether the edge to it is one of the gaps (v,)."""
+    """Return a tuple: the root; the parent of each vertex, (v,); which edges to a parent are gaps, (v,)."""
     parts = Components(component, np.unique(component, return_index=True)[1])
     roots = far_ends(weighted(trees.vertices, trees.edges), parts).root
     if root is None:
@@ -240,7 +243,7 @@ def _rooted(trees: _Trees, component: Indices, root: int | None, gaps: Edges) ->
 def _radii(
     graph: NeuronGraph, trees: _Trees, parents: Indices, across: Mask, soma: int | None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the radius of each vertex and of its segment, (v,) each: see `Skeleton`."""
+    """Return a tuple: ``radius_nm`` and ``segment_radius_nm`` of `Skeleton`, (v,) each."""
     depth, clear = _column(graph, "max_dt_nm")
     clear &= depth != BY_NAME["max_dt_nm"].largest
     deep = np.where(clear, depth, np.nan)
@@ -267,6 +270,6 @@ def _radii(
 
 
 def _column(graph: NeuronGraph, name: str) -> tuple[npt.NDArray[np.float64], Mask]:
-    """Return an attribute of the nodes as clients receive it, and where it is present, (n,) each."""
+    """Return a tuple: an attribute of the nodes as clients receive it, (n,); which nodes have it, (n,)."""
     values, present = served_column(graph.rows, graph.geometry, name)
     return values.astype(np.float64), present & (graph.status == Status.READY)

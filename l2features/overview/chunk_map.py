@@ -1,7 +1,7 @@
-"""The chunks of a grid by state, as three projections of a bounded number of cells.
+"""A map of a grid's chunks by state: three projections, each along one axis, with few cells.
 
-A cell of the projection along an axis is a column of chunks: all chunks along that axis, and along the
-other two so many that the projection has at most `MOST_CELLS` cells a side. So maps are small.
+A cell of a projection has all chunks along the projected axis, and a square of chunks along the other two
+axes. The squares are just large enough for at most `MOST_CELLS` cells a side.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..core.ids import Ids, as_ids
 from ..store.base import DONE, FAILED, ChunkRecord
 
 MOST_CELLS = 64
-"""Most cells along a side of a projection."""
+"""Maximum number of cells along a side of a projection."""
 PLANES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
-"""The axes that each projection shows: its columns and its rows."""
+"""For each projection, the axis of its columns and the axis of its rows."""
 STATES = (DONE, FAILED, "empty")
-"""The states that are counted. An empty chunk is done and has no nodes; a chunk without a record has none."""
+"""The counted states. An empty chunk is done, but has no nodes; chunks without a record are not counted."""
 SAMPLED = 64
-"""Chunks with nodes that are kept as a random sample."""
+"""Size of the random sample of chunks with nodes."""
 _BLOCK = 50_000
 
 
@@ -37,7 +37,7 @@ class Projection:
     Attributes:
         counts: chunks by state, column and row, shape (3, columns, rows).
         total: chunks of each cell, shape (columns, rows).
-        failed: one failed chunk of each cell, or 0.
+        failed: id of one failed chunk of each cell, or 0, shape (columns, rows).
     """
 
     span: int
@@ -47,7 +47,7 @@ class Projection:
 
     @classmethod
     def of(cls, geometry: Geometry, plane: str) -> Projection:
-        """Return an empty projection."""
+        """Return a projection of the grid in which no chunk is counted yet."""
         across, down = PLANES[plane]
         sides = geometry.grid[across], geometry.grid[down]
         span = math.ceil(max(sides) / MOST_CELLS)
@@ -77,18 +77,20 @@ class ChunkMap:
         self._seen, self._random = 0, np.random.default_rng(0)
 
     def counting(self, records: Iterable[ChunkRecord]) -> Iterator[ChunkRecord]:
-        """Count the records in blocks while yielding them unchanged."""
+        """Yield the records unchanged, and add them to the map, a block of records at a time."""
         left = iter(records)
         while block := list(islice(left, _BLOCK)):
             self._add(block)
             yield from block
 
     def box(self, plane: str, column: int, row: int) -> ChunkBox:
-        """Return the chunks of a cell. Raises IndexError for a cell outside the projection."""
+        """Return the chunks of a projection's cell. Raises IndexError for a cell outside the projection."""
         projection = self.planes[plane]
         if not (0 <= column < projection.total.shape[0] and 0 <= row < projection.total.shape[1]):
             columns, rows = projection.total.shape
-            raise IndexError(f"cell {column}, {row} of {plane}: the map has {columns} x {rows} cells")
+            raise IndexError(
+                f"cell {column}, {row} of {plane}: the map has {columns} x {rows} cells, numbered from 0"
+            )
         start, stop = [0, 0, 0], list(self.geometry.grid)
         for axis, cell in zip(PLANES[plane], (column, row), strict=True):
             start[axis] = cell * projection.span

@@ -1,7 +1,7 @@
-"""A summary of a table's chunk records: progress, map and largest chunk; kept in a note.
+"""A summary of a table's chunk records (progress, map, largest chunk), stored in a note of the table.
 
-A scan of millions of records takes minutes, so processes share its result. A scan is repeated when its age is
-`SHARE` times its duration, at least `LEAST_S`.
+A scan of millions of records takes minutes, so all processes share its result. The scan is repeated when the
+age of the result is `SHARE` times the scan's duration, and at least `LEAST_S` seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .table_status import read_progress
 NOTE = "chunk_scan"
 LEAST_S, SHARE = 10.0, 40.0
 SPREAD = 16
-"""Each process waits up to half as long again, in this many steps by its id, so that one scans first."""
+"""Each process waits up to 50 % longer, in this many steps by its id, so that usually one process scans."""
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +59,7 @@ class ChunkScan:
 
 
 class PlaneNote(BaseModel):
-    """The counts of a `Projection`."""
+    """Stored form of a `Projection`: chunk counts by state and cell, and one failed chunk id per cell."""
 
     counts: list[list[list[int]]]
     failed: list[list[int]]
@@ -76,12 +76,12 @@ class ScanNote(BaseModel):
     sample: list[int] = Field(description="Ids of random chunks with nodes.")
 
     def due(self, process: int) -> datetime:
-        """Return when the next scan is due."""
+        """Return when the next scan by this process is due; ``process`` is the process's number."""
         patience = 1 + process % SPREAD / SPREAD / 2
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 
     def scan(self, geometry: Geometry) -> ChunkScan | None:
-        """Return the scan in the note; None if it is of another grid."""
+        """Return the scan in the note; None if the note is malformed or of another grid."""
         found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
         try:
             for name, plane in found.planes.items():
@@ -96,14 +96,14 @@ class ScanNote(BaseModel):
 
 
 def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
-    """Return the result of a table's last scan, by any process; if the next scan is due, scan the table.
+    """Return the result of the last scan by any process; scan the table if the next scan is due.
 
     Raises StoreError.
     """
     try:
         known = replaceable_note(store, NOTE, ScanNote)
     except NewerNote as error:
-        logger.warning("%s; the note is not replaced", error)
+        logger.warning("%s; this process scans the chunks, and does not replace the note", error)
         return _scan(store, geometry)
     if known is not None and datetime.now(UTC) < known.due(_process()) and (kept := known.scan(geometry)):
         return kept
@@ -116,7 +116,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
 
 
 def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
-    """Return the scan in the table's note, however old; None without a valid note. Raises StoreError."""
+    """Return the scan in the table's note, of any age; None without a valid note. Raises StoreError."""
     try:
         known = read_note(store, NOTE, ScanNote)
     except BadNote:
@@ -125,7 +125,7 @@ def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
 
 
 def _process() -> int:
-    """Return a number of this process; containers share process ids, and hosts may share names."""
+    """Return a number of this process, from its host and id: containers may share ids, and hosts names."""
     return zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode())
 
 

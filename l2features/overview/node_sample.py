@@ -19,7 +19,7 @@ from ..store.base import Store
 
 THICKNESS = "max_dt_nm"
 MOST_NODES, UNRECORDED = 50_000, 64
-"""Nodes of a sample, and chunks that are tried where none is recorded."""
+"""Nodes that suffice for a sample; and maximum chunks that are tried in a table without chunk records."""
 BINS = 30
 ROOTS_TRIED = 200
 NM3_PER_UM3 = 1e9
@@ -78,7 +78,7 @@ def histogram(values: npt.NDArray[np.float64]) -> Histogram | None:
 
 
 def example_root(graph: Graph, geometry: Geometry, nodes: Ids, time: datetime) -> tuple[int, int] | None:
-    """Return a tuple: one of these nodes; its root at a time. None if a few tries find no node with a root.
+    """Return a tuple: one of these nodes; its root at a time. None if up to `ROOTS_TRIED` nodes have no root.
 
     Raises GraphError.
     """

@@ -15,9 +15,9 @@ from ..store.notes import LastAudit, last_audit, note_or_problem
 from ..updates.freshness import Updates, read_updates
 
 MAX_KEPT = 10_000
-"""Failed chunks whose reasons are kept."""
+"""Maximum number of failed chunks that a status lists with their reasons."""
 SUMS = ["done", "nodes", "orphans", "files", "uncounted", "chunks_missing_files", "saturated", "n_failed"]
-"""What the JSON shows of a `ChunkTotals`."""
+"""The fields of `ChunkTotals` that the JSON has."""
 
 
 @dataclass

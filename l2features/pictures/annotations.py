@@ -20,8 +20,8 @@ Kind = Literal["POINT", "LINE"]
 POINTS: dict[Kind, int] = {"POINT": 1, "LINE": 2}
 """Points of an annotation of each kind."""
 VIEWED, DRAWN_AT_ONCE = 4_096, 1920 * 1080 // 8**2
-"""About how many chunks of a view are read, and how many annotations the viewer wants in a large window: by
-default one per 8 x 8 pixels."""
+"""Number of chunks in view from which on the viewer reads none; and number of annotations that it draws in a
+large window: by default one per 8 x 8 pixels."""
 OVERVIEW = "overview"
 COORDINATES = "coordinates"
 PADDING = "padding"
@@ -79,10 +79,11 @@ class AnnotationLayer(NamedTuple):
 
 
 def _overview(geometry: Geometry, step: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Return a level of one empty cell for a grid of more than `VIEWED` chunks.
+    """Return a coarse level with one empty cell for a grid of more than `VIEWED` chunks, or else no level.
 
-    The viewer reads levels, the coarsest first, until the density of their limits is what it wants to draw.
-    So it reads chunks only where fewer than `VIEWED` are in view: else it would request all of the grid.
+    The viewer reads levels, the coarsest first, until their limits allow as many annotations as it wants to
+    draw. The limit of the empty cell suffices for a view of `VIEWED` chunks or more. So the viewer reads
+    chunks only for smaller views, and never requests the whole grid.
     """
     if geometry.n_chunks <= VIEWED:
         return []

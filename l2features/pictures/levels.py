@@ -1,6 +1,7 @@
-"""Levels of a spatial index: cells of chunks, from one for the whole grid down to single chunks.
+"""Levels of a spatial index: from one cell for the whole grid to cells of a single chunk.
 
-A level has the nodes whose hash lies in its range. So levels share no node, and each is a random sample.
+Each level has a range of hashes, and the nodes whose hash lies in the range. So a node is in one level only,
+and each level is a random sample of the nodes.
 Source: Neuroglancer's specification of its multi-level annotation index.
 """
 
@@ -18,15 +19,16 @@ from ..volume.sharded import morton_codes
 from .annotations import hashes
 
 SPAN = 1 << 32
-"""The level of a node is chosen by the high 32 bits of its hash, its place in a cell by the low ones."""
+"""2^32: the high 32 bits of a node's hash choose the node's level, the low 32 bits its place in a cell."""
 Counts = npt.NDArray[np.int64]
 _LOW, _HIGH = np.uint64(SPAN - 1), np.uint64(32)
 
 
 class Level(BaseModel):
-    """One level of cells: ``edge`` chunks along each axis, a power of two, or the `padded` grid if smaller.
+    """One level of a spatial index. A cell has ``edge`` chunks along each axis, or fewer on a short axis.
 
-    The level has the nodes with hashes from ``start`` to ``stop`` - 1.
+    ``edge`` is a power of two; a cell is not larger than the `padded` grid. The level has the nodes whose
+    hash has high 32 bits from ``start`` to ``stop`` - 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,15 +39,15 @@ class Level(BaseModel):
 
     @property
     def share(self) -> float:
-        """Expected share of all nodes."""
+        """Expected share of all nodes that the level has, from 0 to 1."""
         return (self.stop - self.start) / SPAN
 
     def cell_chunks(self, grid: Triple) -> Triple:
-        """Return the chunks of a cell along each axis."""
+        """Return the number of chunks of a cell along each axis."""
         return as_triple(min(self.edge, n) for n in padded(grid))
 
     def cell_grid(self, grid: Triple) -> Triple:
-        """Return the cells along each axis."""
+        """Return the number of cells along each axis."""
         return as_triple(np.array(padded(grid)) // self.cell_chunks(grid))
 
     def cells(self, chunks: npt.NDArray[np.int64], grid: Triple) -> Ids:
@@ -63,10 +65,10 @@ def padded(grid: Triple) -> Triple:
 
 
 def make_levels(counts: Counts, most: int) -> list[Level]:
-    """Return the levels for chunks with these numbers of nodes (x, y, z), the coarsest first.
+    """Return the levels for chunks with ``counts`` (x, y, z) nodes each, the coarsest level first.
 
-    The fullest cell of a level is expected to have ``most`` nodes. The finest level, whose cells are chunks,
-    takes the nodes that are left; if none are left, there are fewer levels.
+    The fullest cell of a level is expected to have ``most`` nodes. The levels end where all nodes that are
+    left fit, at the latest with the level whose cells are chunks.
     """
     whole = padded(as_triple(counts.shape))
     pyramid = [np.pad(counts, [(0, size - n) for size, n in zip(whole, counts.shape, strict=True)])]
@@ -85,7 +87,7 @@ def make_levels(counts: Counts, most: int) -> list[Level]:
 
 
 def _halved(counts: Counts) -> Counts:
-    """Return the sums of pairs along each axis that has more than one."""
+    """Return the counts summed in pairs along each axis that is longer than 1."""
     for axis, size in enumerate(counts.shape):
         if size > 1:
             counts = np.add.reduceat(counts, np.arange(0, size, 2), axis=axis)

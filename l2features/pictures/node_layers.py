@@ -1,4 +1,4 @@
-"""The layers ``nodes`` and ``axes``: the records of L2 nodes as annotations, by their features."""
+"""The viewer's layers ``nodes`` and ``axes``: L2 nodes as points or lines, with their features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Places = npt.NDArray[np.intp]
 
 
 class _Drawn(NamedTuple):
-    """A property, and the attribute that it comes from."""
+    """A property of annotations, and the attribute from which ``compute`` derives the property's values."""
 
     shown: Property
     attribute: str
@@ -60,7 +60,7 @@ class ServedNodes(NamedTuple):
         ids: (n,) the nodes.
         computed: (n,) whether a node has features.
         column: returns a tuple for an attribute's name: its values, (n, *shape); which nodes have it, (n,).
-        voxel_nm3: volume of a voxel.
+        voxel_nm3: volume of a voxel in nm^3.
     """
 
     ids: Ids
@@ -71,7 +71,7 @@ class ServedNodes(NamedTuple):
 
 @dataclass(frozen=True)
 class NodeLayer:
-    """A layer of nodes.
+    """A layer of the viewer that draws nodes.
 
     ``attributes`` are the attributes that the layer needs. ``points`` returns a tuple: the k points of each
     node in nm, (n, 3 k); which nodes have points, (n,).
@@ -114,10 +114,11 @@ def _positions(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
 
 
 def _lines(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
-    """Return the ends of each node's first principal axis, (n, 6).
+    """Return a tuple: the ends in nm of a line along each node's first axis, (n, 6); which have a line, (n,).
 
-    The line is as long as a uniform rod of the node's standard deviation along the axis: sqrt(12) times that.
-    Its middle is the representative coordinate. ``pca_val`` is the deviation times sqrt(voxels - 1).
+    The middle of the line is the representative coordinate. The length of the line is sqrt(12) times the
+    node's standard deviation along the axis: a uniform rod of this length has the same deviation. ``pca_val``
+    is the deviation times sqrt(voxels - 1).
     """
     (middle, placed), (axes, known) = (nodes.column(name) for name in (POSITION, AXES))
     spreads, measured = nodes.column(SPREADS)
@@ -132,4 +133,4 @@ NODE_LAYERS = {
     "nodes": NodeLayer(AnnotationLayer("POINT", PROPERTIES), _READ, _positions),
     "axes": NodeLayer(AnnotationLayer("LINE", PROPERTIES), (*_READ, AXES, SPREADS), _lines),
 }
-"""The layers by the name of their folder."""
+"""The layers of nodes, by the name of the layer's folder."""

@@ -1,4 +1,4 @@
-"""Read what a layer draws: the nodes of a root or a chunk, one node, the skeleton of a root."""
+"""Read what a layer of the viewer draws: the nodes of a root or a chunk, one node, the skeleton of a root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .skeleton_layer import skeleton_bytes
 
 
 class Picture(NamedTuple):
-    """Bytes for the viewer, and the ids of nodes without features yet.
+    """Bytes for the viewer, and the ids of the nodes that have no features yet.
 
     ``lasting`` means that the bytes change only if rows are replaced.
     """
@@ -29,7 +29,7 @@ class Picture(NamedTuple):
 
 
 class PictureReader(NamedTuple):
-    """Reads the layers of one data set. Its methods raise like those of `NeuronReader`."""
+    """Reads the layers of one data set. All methods raise StoreError and GraphError."""
 
     neurons: NeuronReader
 
@@ -42,7 +42,7 @@ class PictureReader(NamedTuple):
         return Picture(body, answer.missing, lasting)
 
     def nodes_of_chunk(self, layer: NodeLayer, chunk: Chunk) -> Picture:
-        """Return the annotations of a chunk's nodes that are valid now, in the order of their hashes."""
+        """Return the annotations of a chunk's nodes that are valid now, sorted by `annotations.hashes`."""
         reader, source = self.neurons.reader, self.neurons.source
         first = reader.geometry.chunk_id(chunk)
         names = tuple(name for name in NAMES if name in layer.attributes)
@@ -65,7 +65,7 @@ class PictureReader(NamedTuple):
         return Picture(one_annotation(record, [roots[roots != 0]]), as_ids([]))
 
     def kept_skeleton(self, root: int) -> Picture | None:
-        """Return the kept skeleton of a root; None if there is none, or if it may change."""
+        """Return the cached skeleton of a root; None without a skeleton that is sure to be current."""
         body = self.neurons.kept(SKELETON, root)
         return None if body is None else Picture(body, as_ids([]), True)
 

@@ -1,4 +1,4 @@
-"""Intermediate rows of an export without Beam: files per unit, in a folder that all workers share."""
+"""Intermediate rows of an export without Beam, as files in a folder that all workers share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from .static_index import row_dtype
 
 @dataclass(frozen=True)
 class RowFiles:
-    """Files with the rows of each unit: one file per layer, sorted by part."""
+    """Files of rows, one per unit of work and layer; the rows of a file are sorted by part.
+
+    A unit is what a worker reads at a time: a part of a version's file, or all roots with skeletons. A part
+    of the export is one shard of one index.
+    """
 
     path: Path
     layers: Sequence[str]
@@ -28,20 +32,20 @@ class RowFiles:
         return all(self._file(unit, layer).exists() for layer in self.layers)
 
     def put(self, unit: int, rows: dict[str, np.ndarray]) -> None:
-        """Keep the rows of a unit. Raises VersionError."""
+        """Write the files of a unit from its rows by layer, unless they exist. Raises VersionError."""
         for layer in self.layers:
             found = rows.get(layer, np.empty(0, dtype=row_dtype(layer)))
             Folder(str(self.path)).create(self._file(unit, layer).name, found.tobytes())
 
     def rows(self, units: int, layer: str, part: int) -> Iterator[np.ndarray]:
-        """Yield the rows of a part, unit by unit. Raises VersionError."""
+        """Yield the rows of a part of the export, unit by unit. Raises VersionError."""
         for unit in range(units):
             rows = mapped(self._file(unit, layer), row_dtype(layer))
             first, last = (bisect_left(rows["part"], end) for end in (part, part + 1))
             yield np.array(rows[first:last])
 
     def open_worker(self, run: StaticExport) -> Callable[[Chunk], None]:
-        """Return the function by which a worker processes a unit, whose number is a chunk's x."""
+        """Return the function with which a worker reads and stores a unit, numbered by ``chunk.x``."""
         source = run.open()
 
         def scan(chunk: Chunk) -> None:
@@ -52,7 +56,7 @@ class RowFiles:
     def open_writer(
         self, run: StaticExport, units: int, progress: Callable[[], object]
     ) -> Callable[[Chunk], WrittenPart]:
-        """Return the function by which a worker processes a part, whose number is a chunk's x."""
+        """Return the function with which a worker writes a part (a shard), numbered by ``chunk.x``."""
         writer = PartWriter(run, progress)
 
         def write(chunk: Chunk) -> WrittenPart:

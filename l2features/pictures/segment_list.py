@@ -1,4 +1,4 @@
-"""Neuroglancer's list of segments, ``neuroglancer_segment_properties``, of summaries of roots."""
+"""Neuroglancer's list of segments, ``neuroglancer_segment_properties``, made from summaries of roots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = (
 def segment_list(roots: Ids, summaries: np.ndarray) -> dict[str, Any]:
     """Return the ``info`` file of roots (R,) with their summaries (R,).
 
-    Summaries of dtype `SUMMARIES` have no cable length; those of `GRAPH_SUMMARIES` have all columns.
+    From summaries of dtype `SUMMARIES`, the list has no cable length; `GRAPH_SUMMARIES` give all columns.
     """
     properties = []
     for name, data_type, measure, scale, description in COLUMNS:

@@ -1,7 +1,8 @@
-"""The number of shards of an index, so that files are near a wanted size.
+"""The choice of the number of shards of an index, so that files are near a wanted size.
 
-The number is a power of two, and lists are of unequal lengths. So no file is planned to be larger than `MOST`
-of the wanted size. Files that are smaller than `LEAST` of it are filled with zeros where they are written.
+The number of shards is a power of two, and lists have unequal lengths, so sizes of files vary. No file is
+planned to be larger than `MOST` times the wanted size. Smaller files are padded with zeros to `LEAST` times
+the wanted size when they are written.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from ..core.ids import Ids, group_starts
 from ..volume.sharded import Sharding
 
 MINISHARD_KEYS = 1_000
-"""Keys of a minishard, whose index a reader fetches as a whole."""
+"""Approximate number of keys in a minishard; a reader fetches the index of a whole minishard."""
 MOST_BITS = 13
-"""Maximum minishard bits, of an index of 128 KB at the start of each file."""
+"""Maximum minishard bits; the index at the start of a file then has 128 KB."""
 MOST, LEAST = 1.1, 0.82
 """Size of the largest file by the plan, and of the smallest one, as shares of the wanted size."""
 MORE_BITS = 2
-"""How many more shard bits than the fewest may be taken so that no file is too large."""
+"""Maximum number of shard bits to add to the fewest possible, to keep files from being too large."""
 LARGE = 0.2
-"""Share of the wanted size above which a list may leave files uneven: even more would mostly have zeros."""
+"""Share of the wanted size. A list above it may leave files uneven: more files would be mostly zeros."""
 MINISHARD_BYTES = 48
-"""Bytes of a minishard in a file, besides those of its keys: its place, and what gzip adds to its index."""
+"""Bytes of a minishard besides those of its keys: its entry in the shard's index, and gzip's overhead."""
 DEVIATIONS = 5
 """Standard deviations by which the fullest of many files may exceed the mean."""
 MURMUR, IDENTITY, RAW, GZIP = "murmurhash3_x86_128", "identity", "raw", "gzip"
@@ -85,8 +86,8 @@ def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, w
 def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
     """Return the sharding of cells by their Morton codes.
 
-    A file has runs of 2^n neighbouring cells, so that a viewer reads few files; n is the largest with which
-    no file becomes too large. Runs are assigned to the files in turn, or by their hash if that is more even.
+    Runs of 2^n neighbouring cells stay in one file, so that a viewer reads few files; n is as large as
+    possible without too large files. Runs are assigned to files in turn, or by hash if only that fits.
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.
@@ -102,7 +103,10 @@ def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
 def _cell_shardings(
     codes: Ids, sizes: Sizes, bits: int, shard_bits: Iterable[int]
 ) -> Iterator[tuple[Sharding, Sizes]]:
-    """Yield shardings of cells, and the sizes of their files; the best ones to read first."""
+    """Yield tuples: a sharding of the cells; the sizes of its files in bytes.
+
+    Shardings with fewer shards come first; of these, those with longer runs of neighbouring cells in a file.
+    """
     for shards in shard_bits:
         least = minishard_bits(len(codes) >> shards)
         for run in range(bits - shards, -1, -1):
@@ -119,15 +123,16 @@ def _cell_shardings(
 
 
 def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
-    """Return the bytes of lists in each file, (2^shard_bits,)."""
+    """Return the sum of the lists' sizes in each file, in bytes, (2^shard_bits,)."""
     shards = sharding.shards(hashed).astype(np.intp)
     return np.bincount(shards, sizes, 1 << sharding.shard_bits).astype(np.float64, copy=False)
 
 
 def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted: int) -> Sharding:
-    """Return the first sharding whose files all fit, or else the one with the smallest files.
+    """Return the first sharding whose files all fit, at `MOST` times the wanted size.
 
-    A list too large for a file shares one with others.
+    If the largest list alone exceeds this limit, its size is added to the limit. If no sharding fits, returns
+    the first sharding whose largest file is within 5 % of the smallest possible.
     """
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()
@@ -140,12 +145,15 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
 
 
 def _more_bits(largest: float, wanted: int) -> int:
-    """Return how many more shard bits may be taken, by the bytes of the largest list."""
+    """Return how many shard bits may be added to the fewest, by the bytes of the largest list."""
     return MORE_BITS if largest <= LARGE * wanted else 1
 
 
 def _fewest_bits(total: float, wanted: int, most: int) -> int:
-    """Return the fewest shard bits with which files of ``total`` bytes are not too large on average."""
+    """Return the fewest shard bits with which files of ``total`` bytes in all are small enough on average.
+
+    That is at most `MOST` times the wanted size. The result is at most ``most``.
+    """
     return min(most, math.ceil(math.log2(max(1.0, total / (MOST * wanted)))))
 
 

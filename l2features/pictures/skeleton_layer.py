@@ -1,4 +1,4 @@
-"""The layer ``skeletons``: what its vertices have, beside those of `skeleton_files.precomputed`."""
+"""The viewer's layer ``skeletons``, whose vertices have features of their L2 nodes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..neurons.skeleton_files import precomputed_bytes, precomputed_info
 from ..query.reader import Status
 
 VERTEX_ATTRIBUTES = {
-    "radius": "radius of the vertex' unbranched segment (nm): sqrt(V / (pi L))",
-    "max_dt_nm": "max_dt_nm of the vertex' node",
-    "size": "volume of the vertex' node (nm^3)",
-    "area": "area of the vertex' node (nm^2)",
+    "radius": "radius of the vertex's unbranched segment (nm): sqrt(V / (pi L)), volume V, length L",
+    "max_dt_nm": "max_dt_nm of the vertex's node",
+    "size": "volume of the vertex's node (nm^3)",
+    "area": "area of the vertex's node (nm^2)",
 }
 """The attributes of each vertex, float32; 0 if unknown."""
 _OF_NODES = {"max_dt_nm": "max_dt_nm", "size": "size_nm3", "area": "area_nm2"}

@@ -42,7 +42,7 @@ class OtherExport(VersionError):
 
 @dataclass(frozen=True)
 class WantedExport:
-    """What a user requests: a version, the folder, and how to divide the files."""
+    """What a user requests: a version, the folder to write, and how to divide the files."""
 
     dataset: Dataset
     version: int
@@ -54,7 +54,10 @@ class WantedExport:
 
 
 class WrittenPart(BaseModel):
-    """One written part of an export: its file, if it has rows, and counts of its content."""
+    """A written part (shard) of an export: its file, if it has rows, and counts of the content.
+
+    ``largest`` is the number of nodes of the key that has most.
+    """
 
     part: int
     path: str = ""
@@ -81,24 +84,24 @@ class StaticExport:
 
     @property
     def node_layers(self) -> list[str]:
-        """The layers of nodes."""
+        """The export's layers that draw nodes: those in `NODE_LAYERS`."""
         return [layer for layer in self.plan.layers if layer in NODE_LAYERS]
 
     @property
     def row_layers(self) -> list[str]:
-        """The layers that are made of rows."""
+        """The export's layers that are written from rows: all except `SEGMENTS`."""
         return [layer for layer in self.plan.layers if layer != SEGMENTS]
 
     @property
     def parts(self) -> int:
-        """Number of parts."""
+        """Number of parts; a part is one shard of one index."""
         return parts_of(self.plan.indexes)[-1]
 
     def open_store(self) -> Store:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def open(self) -> ExportSource:
-        """Return the source of the export's rows. Raises like `ExportSource`."""
+        """Return the source of the export's rows. Raises VersionError, see `ExportSource`."""
         return ExportSource(self)
 
     def index_of(self, part: int) -> tuple[Index, int]:
@@ -108,7 +111,7 @@ class StaticExport:
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return the part if an earlier run wrote it, and its file is whole; else None."""
+        """Return the record of a part that an earlier run wrote; None unless the part's file is complete."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
@@ -116,7 +119,7 @@ class StaticExport:
 
 @dataclass
 class PartWriter:
-    """Writes parts; ``progress`` is called after each skeleton."""
+    """Writes parts (shards) of an export; ``progress`` is called after each skeleton."""
 
     run: StaticExport
     progress: Callable[[], object] | None = None
@@ -179,7 +182,7 @@ def prepare(wanted: WantedExport) -> StaticExport:
     if manifest.l2cache_id != dataset.l2cache_id:
         raise ConfigError(
             f"version {wanted.version} in {versions.url} is of table {manifest.l2cache_id!r}: "
-            f"expected {dataset.l2cache_id!r}"
+            f"expected a version of the data set's table {dataset.l2cache_id!r}"
         )
     plan = StaticPlan(
         dataset=dataset.name,
@@ -207,7 +210,7 @@ def prepare(wanted: WantedExport) -> StaticExport:
 
 @contextmanager
 def alone(run: StaticExport) -> Iterator[None]:
-    """Lock out other jobs of this machine during the block. Raises OtherExport if one runs."""
+    """Hold the export's lock during the block. Raises OtherExport if another job on this machine holds it."""
     with run.folder.locked(PLAN) as locked:
         if not locked:
             raise OtherExport(f"the export in {run.url} is being made by another job: wait for it")
@@ -226,12 +229,15 @@ class ExportSource:
         if content is None:
             raise not_found(folder, number)
         if digest(content) != run.plan.manifest:
-            raise VersionError(f"version {number} in {run.versions} was replaced: choose an empty folder")
+            raise VersionError(
+                f"version {number} in {run.versions} was replaced since this export began: export to an "
+                "empty folder"
+            )
         self.run, self.reader = run, VersionReader(ParquetFiles(folder), parse_manifest(content, number))
 
     @cached_property
     def units(self) -> list[Unit]:
-        """The units of nodes."""
+        """The units of work that read nodes: parts of the version's files."""
         return units_of(self.reader.manifest) if self.run.node_layers else []
 
     @property
@@ -240,7 +246,10 @@ class ExportSource:
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:
-        """Return the rows of a unit by layer; the rows of a layer are sorted by part."""
+        """Return a unit's rows by layer of the viewer, each sorted by part (a shard of an index).
+
+        A unit is a part of a version's file; the last unit has all roots with skeletons, if these are wanted.
+        """
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):
             roots = unsigned(largest_by_id(self.reader, run.plan.segments, [])[ROOT_ID])

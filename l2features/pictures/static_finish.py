@@ -47,7 +47,10 @@ def finished_before(run: StaticExport) -> StaticManifest | None:
 
 
 def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
-    """Write the files that the viewer reads, then the manifest. Raises VersionError if rows were lost."""
+    """Write the ``info`` files and the listings, then the manifest.
+
+    Raises VersionError if the indexes of a layer have different numbers of nodes, or a file is missing.
+    """
     source, folder = run.open(), run.folder
     by_index = {index.path: list[WrittenPart]() for index in run.plan.indexes}
     for written in done:
@@ -87,7 +90,7 @@ def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
 
 
 def _clean(run: StaticExport) -> None:
-    """Remove the work, and files that were being written when a job was killed."""
+    """Remove the records of finished parts, and the temporary files of killed jobs."""
     run.folder.delete_folder(WORK)
     for place in ("", *run.plan.layers, *(index.path for index in run.plan.indexes)):
         for name in run.folder.names(place):
@@ -98,7 +101,7 @@ def _clean(run: StaticExport) -> None:
 def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart]]) -> int:
     """Return the number of annotations of a layer.
 
-    Raises VersionError if its indexes have different numbers, or a file is missing.
+    Raises VersionError if the layer's indexes have different numbers of nodes, or a file is missing.
     """
     sums = dict.fromkeys(("by_id", "related", "cells"), 0)
     for index in run.plan.indexes:
@@ -107,7 +110,8 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
     if len(set(sums.values())) > 1:
         run.folder.delete_folder(WORK)
         raise VersionError(
-            f"{run.url}: layer {layer} has different numbers of nodes: {sums}: run the command again"
+            f"{run.url}: layer {layer} has {sums['by_id']} nodes by id, {sums['related']} by root, "
+            f"{sums['cells']} in cells: expected equal numbers, run the command again"
         )
     own = (by_index[index.path] for index in run.plan.indexes if index.layer == layer)
     for written in (one for parts in own for one in parts if one.path):
@@ -116,7 +120,7 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
 
 
 def pages(run: StaticExport, shards: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield a listing page of each folder, for servers that do not list folders."""
+    """Yield pairs (path, content): an HTML page that lists a folder, for servers that do not list folders."""
     folders: dict[str, dict[str, str]] = {"": {}}
     for path in [*(f"{layer}/{INFO}" for layer in run.plan.layers), *shards]:
         parts = path.split("/")

@@ -25,7 +25,7 @@ SHARDED = "neuroglancer_uint64_sharded_v1"
 Kind = Literal["by_id", "related", "cells", "skeletons"]
 SKELETONS = "skeletons"
 COMPRESSION = 6
-"""Gzip's level."""
+"""Compression level of gzip."""
 
 
 class Index(BaseModel):
@@ -77,7 +77,7 @@ class Index(BaseModel):
         return f"{self.path}/{self.sharding.file(shard)}"
 
     def info(self) -> dict[str, Any]:
-        """Return what the ``info`` file says about this index."""
+        """Return this index's entry in the ``info`` file of the layer."""
         return {"key": self.key, "sharding": {"@type": SHARDED, **self.sharding._asdict()}}
 
 
@@ -101,7 +101,7 @@ def parts_of(indexes: Sequence[Index]) -> list[int]:
 def divided(
     rows: np.ndarray, layer: str, indexes: Sequence[Index], geometry: Geometry
 ) -> npt.NDArray[np.void]:
-    """Return a copy of a layer's rows for each part that needs them, sorted by part."""
+    """Return a layer's rows, once for each index that needs the row, with ``part`` set, sorted by part."""
     firsts = parts_of(indexes)
     own = [(index, first) for index, first in zip(indexes, firsts[:-1], strict=True) if index.layer == layer]
     levels = [index.level for index, _ in own if index.level]
@@ -119,12 +119,12 @@ def divided(
 
 
 def _taken(rows: np.ndarray, places: npt.NDArray[np.intp]) -> np.ndarray:
-    """Return rows at these places; records are copied as bytes, as numpy copies field by field."""
+    """Return the rows at these places. Rows are copied as bytes, since numpy would copy field by field."""
     return rows.view((np.void, rows.dtype.itemsize))[places].view(rows.dtype)
 
 
 class Shard(NamedTuple):
-    """The bytes of a shard, its number of keys, and the largest number of nodes of a key."""
+    """The bytes of a shard, its number of keys, and the number of nodes of the key that has most."""
 
     content: bytes
     keys: int
@@ -182,7 +182,7 @@ def sharded(sharding: Sharding, keys: Ids, values: Iterable[bytes], least: int =
 def static_info(
     layer: str, geometry: Geometry, indexes: Sequence[Index], largest: Callable[[Index], int]
 ) -> dict[str, Any]:
-    """Return the ``info`` file of a layer; ``largest`` returns the most nodes of a cell of an index.
+    """Return the ``info`` file of a layer; ``largest`` returns the nodes in an index's fullest cell.
 
     The bounds cover whole cells of every level, since cloud-volume leaves out cells that extend beyond the
     bounds.

@@ -1,4 +1,4 @@
-"""The plan of a static export: its version, its levels and its shards. It is written first.
+"""The plan of a static export: its version, its levels and its shards. The plan is written first.
 
 A job that is run again finds the plan and makes the same files.
 """
@@ -40,7 +40,7 @@ from .static_index import Index, make_shard, row_dtype
 from .version_nodes import columns_for, drawn_rows
 
 FORMAT = 1
-"""The newest format of a plan that this code reads, which it writes."""
+"""Format of the plans that this code writes, and the newest format that it reads."""
 PLAN = "plan.json"
 SAMPLE, SAMPLE_ROWS = 16, 4_000
 """Parts of files, and rows of each, that are encoded to estimate the sizes of shards."""
@@ -74,12 +74,12 @@ class StaticPlan(BaseModel):
 
 
 def digest(content: bytes) -> str:
-    """Return the digest of a manifest."""
+    """Return the sha256 of a manifest, in hexadecimal digits."""
     return sha256(content).hexdigest()
 
 
 def read_plan(folder: Folder) -> StaticPlan | None:
-    """Return the plan of an export; None if there is none. Raises VersionError."""
+    """Return the plan in the folder of an export; None if the folder has no plan. Raises VersionError."""
     return folder.read_model(PLAN, StaticPlan, FORMAT, "is not the plan of an export: choose an empty folder")
 
 
@@ -141,7 +141,7 @@ def _computed(table: Any) -> npt.NDArray[np.bool_]:
 
 
 def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> list[Any]:
-    """Return some rows of files of a layout, of nodes that have been computed."""
+    """Return Arrow tables with a sample of a layout's rows, only of nodes that have been computed."""
     files = reader.manifest.files(layout)
     tables = list[Any]()
     for i in evenly_spread(len(files), SAMPLE):
@@ -156,13 +156,13 @@ def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> li
 
 
 class _Sizes:
-    """Chooses the shards of a layer's indexes by the size of a sample of its nodes."""
+    """Chooses the shards of a layer's indexes, by the encoded size of a sample of the layer's nodes."""
 
     def __init__(self, layer: str, geometry: Geometry, wanted: int) -> None:
         self.layer, self.geometry, self.wanted = layer, geometry, wanted
 
     def by_id(self, rows: np.ndarray, nodes: int) -> Index:
-        """Return the index by id of a number of nodes."""
+        """Return the index by node id, for ``nodes`` nodes of the same average size as the sampled rows."""
         index = Index(
             layer=self.layer, kind="by_id", key="by_id", sharding=Sharding(0, 0, 0, MURMUR, GZIP, RAW)
         )
@@ -172,7 +172,11 @@ class _Sizes:
     def related(
         self, rows: np.ndarray, roots: Iterable[tuple[Ids, np.ndarray]], count: int, nodes: float
     ) -> Index:
-        """Return the index by root; ``roots`` are ids of roots and their expected numbers of nodes."""
+        """Return the index by root; ``rows`` are a sample.
+
+        ``roots`` yields tuples: ids of roots; the expected number of nodes of each. There are ``count`` roots
+        with ``nodes`` nodes in all.
+        """
         index = Index(
             layer=self.layer,
             kind="related",
@@ -185,7 +189,10 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding})
 
     def cells(self, key: str, level: Level, rows: np.ndarray, counts: Counts, share: float) -> Index:
-        """Return the index of a level, which has an expected share of the nodes of each chunk, (x, y, z)."""
+        """Return the index of a level's cells; ``rows`` are a sample.
+
+        ``counts`` (x, y, z) are the nodes of each chunk, of which the level is expected to have ``share``.
+        """
         index = Index(
             layer=self.layer,
             kind="cells",
@@ -206,7 +213,7 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
     def _node_bytes(self, index: Index, rows: np.ndarray) -> float:
-        """Return a node's bytes in a shard of these sampled rows; without any, its uncompressed size."""
+        """Return the average bytes of a node in a shard of these rows; without any, the uncompressed size."""
         if not len(rows):
             return row_dtype(self.layer)["record"].itemsize + rows["id"].itemsize
         sharding = index.sharding._replace(minishard_bits=minishard_bits(len(rows)))

@@ -1,4 +1,4 @@
-"""Skeletons of a static export, read from the graph and the table as those of the live layer."""
+"""Skeletons of a static export, made from the graph and the table like those that the HTTP API serves."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .skeleton_layer import skeleton_bytes, skeleton_info
 from .static_index import SKELETONS, Index, sharded
 
 MOST_NODES = 20_000_000
-"""Maximum nodes of a root."""
+"""Maximum number of L2 nodes of a root."""
 SAMPLE = 16
 """Skeletons that are made to estimate the sizes of shards."""
 
 
 class Skeletons:
-    """Reads skeletons; holds the graph and the store open."""
+    """Reads skeletons of roots; keeps the graph and the store open."""
 
     def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
         self._graph = open_dataset_graph(dataset)
@@ -57,9 +57,10 @@ class Skeletons:
         return self._neurons.kept_bytes(SKELETON, root, skeleton_bytes)[0]
 
     def index(self, roots: Ids, nodes: np.ndarray, wanted: int) -> Index:
-        """Return the index of roots (n,); ``nodes`` (n,) are their numbers of nodes. Raises like `read`.
+        """Return the index of the skeletons of roots (n,); ``nodes`` (n,) is each root's number of nodes.
 
         A skeleton's size is assumed proportional to its root's nodes. Files have about ``wanted`` bytes.
+        Raises GraphError, StoreError, and RootError for a root that the graph does not have.
         """
         some = list(evenly_spread(len(roots), SAMPLE))
         one_file = Sharding(0, 0, 0, MURMUR, GZIP, GZIP)

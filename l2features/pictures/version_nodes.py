@@ -1,4 +1,4 @@
-"""Nodes of a version, as the layers draw them, and its largest roots."""
+"""Nodes of a version as the viewer's layers draw them, and the version's largest roots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ UNIT_ROWS = 250_000
 
 
 class Unit(NamedTuple):
-    """A part of a file with nodes of a version, and the index of the file's layer in the version."""
+    """A unit of work: one of ``parts`` parts of a version's file of nodes.
+
+    ``layer`` is the index of the file's `Layer` in the version's manifest.
+    """
 
     layer: int
     file: VersionFile
@@ -39,13 +42,16 @@ def units_of(manifest: Manifest) -> list[Unit]:
 
 
 def columns_for(layers: Sequence[str]) -> list[str]:
-    """Return the columns that these layers need."""
+    """Return the columns of a version's files that these layers of the viewer need."""
     names = {name for layer in layers for name in NODE_LAYERS[layer].attributes}
     return [ROOT_ID, L2_ID, *columns_of(sorted(names))]
 
 
 def read_unit(reader: VersionReader, unit: Unit, layers: Sequence[str]) -> Iterator[Any]:
-    """Yield the rows of a unit that belong to the version, by row groups. Raises VersionError."""
+    """Yield the rows of a unit that belong to the version, one Arrow table per row group.
+
+    Raises VersionError.
+    """
     yield from reader.file_batches(unit.layer, unit.file, columns_for(layers), unit.part, unit.parts)
 
 
@@ -77,5 +83,5 @@ def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> A
     """
     table = largest_rows(reader, most, columns).table
     if not len(table):
-        raise VersionError(f"version {reader.manifest.number} has no roots")
+        raise VersionError(f"version {reader.manifest.number} has no roots: expected a version with nodes")
     return table.sort_by(ROOT_ID)

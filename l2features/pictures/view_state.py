@@ -27,16 +27,16 @@ void main() {
   setPointMarkerBorderWidth(0.0);
 }
 """
-"""Colours a node by its thickness, blue to red, grey if that is unknown. Its size follows the cube root of
-its volume."""
+"""The shader of nodes. A node's colour is its thickness, blue to red, or grey if that is unknown; a node's
+size on the screen is the cube root of its volume."""
 MARGIN, SMALLEST_NM, SLICE_PIXELS = 1.2, 1_000.0, 500.0
-"""Height of the view, in extents of what it shows, and at least; height of a cross-section."""
+"""Height of the view as a multiple of the box's extent; minimum extent in nm; pixels of a cross-section."""
 
 
 class View(NamedTuple):
-    """What a link draws: URLs of layers in the viewer's form, selected roots, and where to look.
+    """What a link draws: sources of layers as Neuroglancer names them, selected roots, and where to look.
 
-    ``box`` has the lower and the upper corner in nm, (2, 3); None for the viewer's default.
+    ``box`` has the lower and the upper corner in nm, (2, 3); None leaves the position to the viewer.
     """
 
     nodes: str
@@ -50,7 +50,7 @@ class View(NamedTuple):
     def state(self) -> Any:
         """The `neuroglancer.ViewerState`. Raises ConfigError if the library is not installed.
 
-        Only nodes of selected roots are drawn, unless there are no roots to select from.
+        If roots are selected, or can be selected in the list ``properties``, only their nodes are drawn.
         """
         with naming_extras():
             import neuroglancer
@@ -79,7 +79,10 @@ class View(NamedTuple):
         return state
 
     def link(self, viewer: str) -> str:
-        """Return the URL at which a viewer draws this view. Raises like `state`."""
+        """Return the URL at which a viewer draws this view.
+
+        Raises ConfigError if the library is not installed.
+        """
         with naming_extras():
             import neuroglancer
 

@@ -1,4 +1,4 @@
-"""Neuroglancer's sources: where a browser reads a segmentation, and which origins that needs."""
+"""Segmentations in Neuroglancer: the source's URL, and the web origins that a browser reads it from."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..core.paths import parse_path
 
 PUBLIC_VIEWER = "https://neuroglancer-demo.appspot.com/"
 PROTOCOLS = ("gs", "s3", "http", "https", "middleauth+https")
-"""Protocols that browsers read; the others are for programs."""
+"""Protocols of paths that a browser can read."""
 LOGIN = "middleauth+"
 BUCKETS = {"gs": "https://storage.googleapis.com", "s3": "https://*.s3.amazonaws.com"}
 """Origins from which the viewer reads buckets."""
 
 
 def browsable(cv_path: str, with_login: bool = False) -> str | None:
-    """Return a segmentation as the viewer names it; None where a browser cannot read it.
+    """Return a segmentation's source as Neuroglancer names it; None if a browser cannot read it.
 
-    ``with_login``: a server of the graph needs a token.
+    With ``with_login``, the source tells the viewer to log in to the graph's server.
 
     >>> browsable("gs://bucket/seg"), browsable("/data/seg")
     ('precomputed://gs://bucket/seg', None)
@@ -34,9 +34,9 @@ def browsable(cv_path: str, with_login: bool = False) -> str | None:
 
 
 def origins_of(cv_path: str) -> tuple[str, ...]:
-    """Return the origins that a browser reads a segmentation from; none where it cannot read it.
+    """Return the web origins that a browser reads a segmentation from; none if a browser cannot read it.
 
-    A graph's server names a folder of supervoxels and meshes, most often in a bucket.
+    For a graph's server, these include buckets, where supervoxels and meshes mostly are.
 
     >>> origins_of("https://server.org/seg")
     ('https://server.org',)

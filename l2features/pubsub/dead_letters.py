@@ -9,17 +9,21 @@ from .subscription import Subscription
 from .topic import TOPIC
 
 DeadLetters = LetterFolder | LetterTopic
-"""Where dead letters are written, with `check`, `put` and `close`."""
+"""Folder or topic to which dead letters are written, with the methods `check`, `put` and `close`."""
 LetterBox = LetterFolder | LetterQueue
-"""Where dead letters are listed and removed, with `letters`, `remove`, `refused`, `close`.
+"""Folder or subscription whose dead letters are listed and removed.
 
-``limited`` is whether the last listing stopped at its limit, so that there may be more letters. ``unread``
-has the files and messages that are no letters and were skipped, each with the error.
+It has the methods `letters`, `remove`, `refused` and `close`. ``limited`` says whether the last listing
+stopped at its limit, so that there may be more letters. ``unread`` has the errors of the files or messages
+that were skipped because they are not dead letters.
 """
 
 
 def open_dead_letters(where: str) -> DeadLetters:
-    """Open a folder, or the topic ``projects/…/topics/…``, without I/O. Raises ConfigError."""
+    """Open a folder, or the topic ``projects/…/topics/…``, without I/O.
+
+    Raises ConfigError for any other address.
+    """
     if not where.startswith("projects/"):
         return folder_at(where, "projects/PROJECT/topics/NAME")
     if not TOPIC.fullmatch(where):
@@ -28,7 +32,11 @@ def open_dead_letters(where: str) -> DeadLetters:
 
 
 def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
-    """Open a folder, or a subscription ``projects/…/subscriptions/…``, without I/O. Raises ConfigError."""
+    """Open a folder, or a subscription ``projects/…/subscriptions/…``, without I/O.
+
+    Listings stop after ``limit`` letters; by default, those of a subscription stop after `LIMIT`. Raises
+    ConfigError for any other address.
+    """
     if where.startswith("projects/"):
         return LetterQueue(Subscription(where), limit or LIMIT)
     return folder_at(where, "projects/PROJECT/subscriptions/NAME", limit)

@@ -1,8 +1,8 @@
 """Leased messages of several subscriptions, from pull to acknowledgement.
 
-One thread per subscription pulls while there is room; another extends the leases of all messages. Only
-messages that the caller reports as done are acknowledged, so after a ``kill -9`` the rest is redelivered when
-the leases expire.
+One thread per subscription pulls while fewer messages than the limit are leased. Another thread extends the
+leases of all messages. Only messages that the caller reports as done are acknowledged. After a ``kill -9``,
+all other messages are redelivered when their leases expire.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import NamedTuple
 from .subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
 PULL_MESSAGES = 100
-"""Limit for one pull; of large messages fewer are returned, by the emulator at most 10 MB."""
+"""Maximum messages of one pull. A pull returns fewer large messages; the emulator returns 10 MB at most."""
 PULL_WAIT_S = 10.0
 HEARTBEAT_S = 5.0
 MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20
-"""Leased messages of a subscription, and their bytes, at which pulling pauses."""
+"""Number and total bytes of a subscription's leased messages at which pulling pauses."""
 LONGEST_PAUSE_S, EMPTY_PAUSE_S = 30.0, 0.5
 AWAY_S = 20.0
-"""How long a subscription that did not answer gets no nacks, as leases expire by themselves."""
+"""How long a subscription that did not answer is sent no nacks; its leases expire by themselves."""
 JOIN_S = 2.0
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Limits for messages: only the first ``ranks`` subscriptions, and only weights up to ``heaviest``."""
+    """Limits for messages: of the first ``ranks`` subscriptions, and of a weight up to ``heaviest``."""
 
     ranks: int
     heaviest: float = math.inf
@@ -49,11 +49,12 @@ class Leased:
     """A leased message.
 
     Attributes:
-        rank: position of the message's subscription, 0 for the most urgent.
-        region: the message's table, and a place in the volume. Messages of the same region or of near regions
-            are best processed together. Messages of different tables are never processed together, since one
-            table's store or graph may hang.
+        rank: index of the message's subscription, 0 for the most urgent.
+        region: the message's table, and a number for the place in the volume. Messages of the same region, or
+            of regions with close numbers, are best processed together. Messages of different tables are never
+            processed together, because one table's store or graph may hang.
         weight: number of ids, an estimate of the work.
+        since: `time.monotonic` at which the message was received.
     """
 
     key: str
@@ -68,8 +69,8 @@ class Intake:
     """Pulls and leases messages of subscriptions, the most urgent subscription first.
 
     Args:
-        judge: returns a message's region and weight; it must not raise.
-        wake: called by any thread when there are new messages to `take`, or when ``failure`` has been set
+        judge: returns a message's region and weight; must not raise.
+        wake: called, in any thread, when there are new messages to `take`, and when ``failure`` was set
             because a subscription cannot be read or a thread failed.
     """
 
@@ -95,11 +96,12 @@ class Intake:
         self._run(self._extend_leases)
 
     def take(self, most: int, weight: int, limits: Limits) -> list[Leased]:
-        """Take about ``most`` waiting messages within the limits, from one subscription and one table.
+        """Take about ``most`` waiting messages within ``limits``, of one subscription and one table.
 
-        The subscription is the most urgent one that has such messages. The batch starts with the region of
-        the oldest message, and continues with the following regions. ``most`` never divides a region, but
-        ``weight`` may. Only a single message may exceed ``weight``.
+        The messages are of the most urgent subscription that has any within the limits. They begin with the
+        region of the oldest message and continue with the following regions. More than ``most`` messages are
+        taken if the last region has them. Their total weight is at most ``weight``, except for a single
+        message that is heavier.
         """
         with self._changed:
             allowed = [leased for leased in self._waiting.values() if limits.allow(leased)]
@@ -117,15 +119,18 @@ class Intake:
             return taken
 
     def waiting(self, limits: Limits) -> tuple[int, float]:
-        """Return a tuple: the number of waiting messages within the limits; since when the first waits."""
+        """Return a tuple: the number of waiting messages within the limits; when the first was received.
+
+        The time is by `time.monotonic`; 0 if no message waits.
+        """
         with self._changed:
             since = [leased.since for leased in self._waiting.values() if limits.allow(leased)]
         return len(since), min(since, default=0.0)
 
     def backlog(self) -> tuple[int, float | None]:
-        """Return a tuple: the number of leased messages; when the oldest was published, or None.
+        """Return a tuple: the number of leased messages; when the oldest of these was published.
 
-        The time is in seconds since 1970.
+        The time is in seconds since 1970; None without messages.
         """
         with self._changed:
             published = [leased.message.published for leased in self._leased.values()]
@@ -140,7 +145,10 @@ class Intake:
                 logger.warning("%s; the messages will be redelivered", error)
 
     def nack(self, messages: Iterable[Leased], seconds: int = 0) -> None:
-        """Have messages redelivered after ``seconds``, at most 600."""
+        """Release messages, to be redelivered after ``seconds``, at most 600.
+
+        A failure is logged, and the messages are redelivered when their leases expire.
+        """
         for subscription, ack_ids in self._released(messages):
             if time.monotonic() < self._away_until.get(subscription.path, 0.0):
                 continue
@@ -206,7 +214,7 @@ class Intake:
                 self._stopping.wait(EMPTY_PAUSE_S)
 
     def _has_room(self, rank: int) -> bool:
-        """Wait until there is room for more messages; return False after `stop`."""
+        """Wait until a subscription may lease more messages; return False after `stop`."""
 
         def has_room() -> bool:
             sizes = [len(leased.message.data) for leased in self._leased.values() if leased.rank == rank]
@@ -242,7 +250,7 @@ class Intake:
                     logger.warning("%s", error)
 
     def _released(self, messages: Iterable[Leased]) -> list[tuple[Subscription, list[str]]]:
-        """Forget messages, and return their current ack ids by subscription."""
+        """Forget messages, and return pairs (subscription, current ack ids of its messages)."""
         ack_ids: dict[int, list[str]] = {}
         with self._changed:
             for leased in messages:

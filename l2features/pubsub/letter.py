@@ -1,4 +1,4 @@
-"""A dead letter: a message with a permanent error, as it was received, and the reasons."""
+"""A dead letter: a message with a permanent error as it was received, and the reasons for refusing it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..messages.outcomes import Outcome
 from ..messages.parts import Delivery
 
 PREFIX = "dead_letter_"
-"""Prefix of the attributes that we add to a message on a topic; they are not the message's own."""
+"""Prefix of the attributes that we add to a refused message when we publish it on a topic."""
 _PAYLOAD = "payload"
 FORMAT = 1
-"""The format that this code writes, and the newest that it reads; a letter without one is of format 1."""
+"""The format that this code writes, and the newest format that it reads. A letter without a format has 1."""
 
 
 class DeadLetterError(L2FeaturesError):
@@ -28,11 +28,11 @@ class DeadLetterError(L2FeaturesError):
 
 
 class Refusal(NamedTuple):
-    """A reason code, its explanation, and the ids that it concerns.
+    """A reason code, its explanation, and the ids that were refused for this reason.
 
-    There are no ids if the message itself is invalid, or if a value among its ids is not an id. A letter from
-    a topic has a single refusal with all reasons, since a topic does not record which ids belong to which
-    reason.
+    ``ids`` is empty if the message itself is invalid, or if the refused values are not ids. A letter from a
+    topic has a single refusal with all reason codes, separated by commas, because a topic does not record the
+    ids of each reason.
     """
 
     reason: str
@@ -50,9 +50,10 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message as it was received, why it was refused, the number of attempts, and the time of the last one.
+    """A refused message as it was received, the reasons, and the number and time of attempts.
 
-    A letter from a topic may lack its payload (``left_out``) and some of its ids (``more_ids``).
+    ``time`` is when the last attempt ended. A letter from a topic may lack its payload, which ``left_out``
+    then describes, and some ids: ``more_ids`` is their number.
     """
 
     data: bytes
@@ -70,7 +71,7 @@ class DeadLetter:
 
     @property
     def name(self) -> str:
-        """A digest of the payload and the message's own attributes: 32 hexadecimal digits."""
+        """A digest of the payload and of the attributes that the publisher set: 32 hexadecimal digits."""
         kept = sorted((key, value) for key, value in self.attributes.items() if not key.startswith(PREFIX))
         return hashlib.sha256(json.dumps([self.payload.sha256, kept]).encode()).hexdigest()[:32]
 
@@ -81,11 +82,11 @@ class DeadLetter:
 
     @property
     def ids(self) -> list[int]:
-        """The distinct ids concerned, sorted."""
+        """The distinct ids of all refusals, sorted."""
         return sorted({node for refusal in self.refusals for node in refusal.ids})
 
     def delivery(self, key: str) -> Delivery:
-        """Return the message as a delivery, for another attempt."""
+        """Return the message as a delivery with this key, for another attempt."""
         return Delivery(key, self.data, self.attributes, self.attempts)
 
     def to_json(self) -> str:
@@ -110,7 +111,7 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> DeadLetter:
-        """Return the letter that `to_json` wrote. Raises DeadLetterError for anything else."""
+        """Return the letter that `to_json` wrote. Raises DeadLetterError for any other text."""
         try:
             d: dict[str, Any] = json.loads(text)
             check_format(d.get("format", FORMAT))
@@ -125,7 +126,7 @@ class DeadLetter:
 
 
 def check_format(version: object) -> None:
-    """Raise DeadLetterError for a format that this version does not know."""
+    """Raise DeadLetterError for a format that this version of l2features cannot read."""
     if type(version) is not int or not 1 <= version <= FORMAT:
         raise DeadLetterError(
             f"dead letter of format {version!r:.80}, expected {FORMAT} at most: "
@@ -134,7 +135,10 @@ def check_format(version: object) -> None:
 
 
 def dead_letter(delivery: Delivery, causes: Iterable[Outcome], now: datetime | None = None) -> DeadLetter:
-    """Return the dead letter of a message whose latest attempt was refused."""
+    """Return the dead letter of a message that was refused, with a refusal for each of ``causes``.
+
+    ``now`` is the time of the refusal, by default the current time.
+    """
     refusals = tuple(
         Refusal(str(cause.reason), cause.detail, tuple(cause.ids.tolist()), cause.dataset) for cause in causes
     )

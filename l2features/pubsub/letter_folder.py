@@ -1,7 +1,7 @@
 """Dead letters in a folder, one JSON file each.
 
-A file's name is a digest of the payload and the attributes, so a message that is redelivered and refused
-again still has one file.
+A file's name is a digest of the payload and the attributes. So there is one file for a message, even if the
+message is redelivered and refused again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LetterFolder:
         self.unread: list[str] = []
 
     def put(self, letter: DeadLetter) -> None:
-        """Write a letter atomically and durably. Raises DeadLetterError."""
+        """Write a letter atomically and durably. Raises DeadLetterError if it cannot be written."""
         temporary = self.path / f"{letter.name}-{uuid.uuid4().hex}.part"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ class LetterFolder:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
+            raise DeadLetterError(f"folder {self.path}: cannot write a dead letter: {error}") from error
 
     def check(self) -> None:
         """Create the folder. Raises DeadLetterError if no letter can be written to the folder."""
@@ -51,16 +51,16 @@ class LetterFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
-            raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
+            raise DeadLetterError(f"folder {self.path}: cannot write dead letters: {error}") from error
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield pairs (name, letter) in the order of names; each name has one of these prefixes.
+        """Yield pairs (name, letter), sorted by name, for the names that begin with one of ``prefixes``.
 
-        Stops at the limit. Skips and notes files that are no letters. Raises DeadLetterError if the folder is
-        missing.
+        Stops after ``limit`` letters. Skips files that are not dead letters, and adds their errors to
+        ``unread``. Raises DeadLetterError if the folder is missing.
         """
         if not self.path.is_dir():
-            raise DeadLetterError(f"folder {self.path} does not exist")
+            raise DeadLetterError(f"folder {self.path} does not exist: expected a folder of dead letters")
         count = 0
         self.limited = False
         for file in sorted(self.path.glob(f"*{SUFFIX}")):
@@ -79,7 +79,7 @@ class LetterFolder:
             yield file.stem, letter
 
     def remove(self, name: str) -> None:
-        """Remove a letter's file. Raises DeadLetterError."""
+        """Remove a letter's file, if it exists. Raises DeadLetterError if it cannot be removed."""
         file = self.path / f"{name}{SUFFIX}"
         try:
             file.unlink(missing_ok=True)
@@ -87,7 +87,10 @@ class LetterFolder:
             raise DeadLetterError(f"{file}: cannot be removed: {error.strerror}") from error
 
     def refused(self, name: str, letter: DeadLetter) -> None:
-        """Write a letter that was refused again, with one more attempt. Raises DeadLetterError."""
+        """Replace the letter ``name``, which was refused again, by ``letter``.
+
+        Raises DeadLetterError if a file cannot be written or removed.
+        """
         self.put(letter)
         if name != letter.name:
             self.remove(name)
@@ -97,14 +100,17 @@ class LetterFolder:
 
 
 def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
-    """Return a folder. Raises ConfigError, with the expected forms, for any other address."""
+    """Return the folder at the path ``where``.
+
+    Raises ConfigError for a URL or a Pub/Sub name; ``otherwise`` is the other form that its message expects.
+    """
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")
     return LetterFolder(where, limit)
 
 
 def read_letter(file: Path) -> DeadLetter:
-    """Return the dead letter in a file. Raises DeadLetterError."""
+    """Return the dead letter in a file. Raises DeadLetterError if it is unreadable or malformed."""
     try:
         return DeadLetter.from_json(file.read_bytes())
     except OSError as error:
@@ -114,7 +120,7 @@ def read_letter(file: Path) -> DeadLetter:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the entries of a folder durable, by fsync."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

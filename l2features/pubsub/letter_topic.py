@@ -1,4 +1,4 @@
-"""Dead letters on a topic: published with the reasons as attributes, and read from a subscription."""
+"""Dead letters on a topic: publish them with the reasons as attributes, and read them from a subscription."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .topic import ROOM_BYTES, PublishError, Topic
 MAX_ATTRIBUTES, MAX_KEY_BYTES, MAX_VALUE_BYTES = 100, 256, 1_024
 """Pub/Sub's limits for attributes. Keys must not start with ``goog``."""
 LIMIT = 1_000
-"""Default for the number of letters of a subscription that are listed, as each is leased meanwhile."""
+"""Default limit on the letters that are listed of a subscription; each stays leased while it is listed."""
 PULL = 10
-"""Letters of a subscription in memory at once; one may have 10 MB."""
+"""Letters of a subscription that are in memory at once; a letter may have 10 MB."""
 QUIET_S = 5.0
 """A subscription counts as empty after this long without a new letter."""
 LEASE_S, RENEW_S = 600, 200.0
-"""Lease of a letter, the longest that Pub/Sub grants, and how often it is extended."""
+"""Length of a letter's lease (Pub/Sub's maximum), and the interval at which leases are extended."""
 _NUMBER, _SHA256 = re.compile("[0-9]{1,9}"), re.compile("[0-9a-f]{64}")
 _ID = re.compile("[0-9]{1,20}")
 
@@ -33,14 +33,14 @@ class LetterTopic(Topic):
     """Publishes dead letters to a topic, ``projects/…/topics/…``."""
 
     def check(self) -> None:
-        """Raise DeadLetterError if the topic is missing. Passes if the account may not look it up."""
+        """Raise DeadLetterError if the topic is missing. Without permission to look, raise nothing."""
         try:
             super().check()
         except PublishError as error:
             raise DeadLetterError(f"dead letters: {error}") from error
 
     def put(self, letter: DeadLetter) -> None:
-        """Publish a letter, without its payload if that is too large. Raises DeadLetterError."""
+        """Publish a letter; a payload that is too large is left out. Raises DeadLetterError if this fails."""
         try:
             self.publish(*topic_message(letter))
         except PublishError as error:
@@ -48,10 +48,10 @@ class LetterTopic(Topic):
 
 
 class LetterQueue:
-    """A subscription to dead letters, in the order of delivery.
+    """A subscription to dead letters, which are listed in the order of delivery.
 
-    Listed letters stay leased until `remove` acknowledges them or `close` nacks them. After a ``kill -9``
-    they are redelivered when the leases expire. A letter that is refused again stays unchanged.
+    Listed letters stay leased until `remove` acknowledges them or `close` nacks them. After a ``kill -9``,
+    listed letters are redelivered when their leases expire. A letter that is refused again stays unchanged.
     """
 
     def __init__(self, subscription: Subscription, limit: int = LIMIT) -> None:
@@ -63,9 +63,9 @@ class LetterQueue:
         self._renewed = 0.0
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield a pair (name, letter) once for each letter whose name has one of these prefixes.
+        """Yield pairs (name, letter) for the letters whose names begin with one of ``prefixes``, each once.
 
-        Stops at the limit. Raises SubscriptionError.
+        Stops after ``limit`` letters. Raises SubscriptionError if Pub/Sub fails.
         """
         self._nack()
         names: set[str] = set()
@@ -83,9 +83,10 @@ class LetterQueue:
                 quiet = time.monotonic()
 
     def _pull(self, most: int) -> list[DeadLetter]:
-        """Lease more letters, and return the new ones. Duplicates of removed letters are removed too.
+        """Lease more letters; return the letters that were not leased before.
 
-        An empty answer does not mean that the subscription is empty.
+        Duplicates of removed letters are removed too. An empty list does not mean that the subscription is
+        empty.
         """
         if time.monotonic() - self._renewed > RENEW_S:
             self.subscription.lease(self._ack_ids(), LEASE_S)
@@ -113,7 +114,7 @@ class LetterQueue:
         return letters
 
     def remove(self, name: str) -> None:
-        """Acknowledge a listed letter. Raises SubscriptionError."""
+        """Acknowledge a listed letter. Raises SubscriptionError if Pub/Sub fails."""
         self.subscription.acknowledge(self._leased.pop(name, {}).values())
         self._removed.add(name)
 
@@ -121,7 +122,7 @@ class LetterQueue:
         """Do nothing: the letter stays in the subscription."""
 
     def close(self) -> None:
-        """Nack leased letters and close the connection."""
+        """Nack the leased letters and close the connection."""
         with suppress(SubscriptionError):  # then the leases expire
             self._nack()
         self.subscription.close()
@@ -139,8 +140,8 @@ def topic_message(letter: DeadLetter) -> Message:
     """Return the message that represents a dead letter, within Pub/Sub's limits.
 
     Attributes that Pub/Sub does not accept, or that do not fit, are left out. A payload that leaves no room
-    for the message's own attributes is replaced by its size and sha256. ``dead_letter_ids`` has as many of
-    the sorted ids as fit, ``dead_letter_id_count`` the number of all.
+    for the attributes of the refused message is replaced by its size and sha256. The attribute
+    ``dead_letter_ids`` has as many of the sorted ids as fit, ``dead_letter_id_count`` the number of all ids.
     """
     theirs = {key: value for key, value in letter.attributes.items() if not key.startswith(PREFIX)}
     theirs = {key: value for key, value in theirs.items() if _is_accepted(key, value)}
@@ -177,8 +178,8 @@ def _ours(letter: DeadLetter, left_out: LeftOut | None) -> dict[str, str]:
 def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> DeadLetter:
     """Return the dead letter that a message represents.
 
-    A missing time is replaced by ``published`` (seconds since 1970), a missing number of attempts by 1.
-    Raises DeadLetterError for a newer format.
+    A missing time is replaced by ``published`` (seconds since 1970), and a missing number of attempts by 1.
+    Raises DeadLetterError for a format that is newer than `FORMAT`.
     """
     fields = {key.removeprefix(PREFIX): value for key, value in attributes.items() if key.startswith(PREFIX)}
     if (version := fields.get("format")) is not None:
@@ -211,7 +212,7 @@ def _number(text: str, otherwise: int) -> int:
 
 
 def _is_accepted(key: str, value: str) -> bool:
-    """Whether Pub/Sub accepts an attribute."""
+    """Return whether Pub/Sub accepts an attribute."""
     try:
         sizes = len(key.encode()), len(value.encode())
     except UnicodeEncodeError:  # a lone surrogate, which JSON allows
@@ -224,7 +225,7 @@ def _size(attributes: Mapping[str, str]) -> int:
 
 
 def _joined(words: Iterable[str]) -> str:
-    """Return as many items, separated by commas, as fit into an attribute."""
+    """Return as many words, separated by commas, as fit into the value of an attribute."""
     text = ""
     for word in words:
         longer = f"{text},{_cut(word)}" if text else _cut(word)
@@ -235,5 +236,5 @@ def _joined(words: Iterable[str]) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return the longest start of a text that fits into an attribute."""
+    """Return a text, cut off where it no longer fits into the value of an attribute."""
     return text.encode("utf-8", "replace")[:MAX_VALUE_BYTES].decode("utf-8", "ignore")

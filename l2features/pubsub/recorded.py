@@ -1,4 +1,4 @@
-"""Recorded messages: payload files with their attributes in a JSON file each, and dead letters."""
+"""Recorded messages in files: payloads, each with a JSON file of its attributes, and dead letters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PAYLOAD_SUFFIX = ".bin"
 
 
 def find_messages(path: Path) -> list[Path]:
-    """Return the file of a recorded message, or all such files of a folder, sorted by name.
+    """Return the file of one recorded message, or the files of all recorded messages in a folder, by name.
 
-    ``NAME.bin`` is a payload, and ``NAME.json`` has its attributes. A ``.json`` without a ``.bin`` is a dead
-    letter. Raises ConfigError if there is no such file.
+    ``NAME.bin`` is a payload, and ``NAME.json`` has its attributes. A ``NAME.json`` without a ``NAME.bin`` is
+    a dead letter. Raises ConfigError if no such file exists.
     """
     if path.is_dir():
         names = {p for p in path.iterdir() if p.suffix in {PAYLOAD_SUFFIX, SUFFIX} and p.is_file()}
@@ -32,7 +32,7 @@ def find_messages(path: Path) -> list[Path]:
 
 
 def read_message(file: Path) -> Delivery:
-    """Return the message in a file; its key is the file's path. Raises ConfigError for an invalid file."""
+    """Return a recorded message, with the file's path as key. Raises ConfigError for an invalid file."""
     try:
         if file.suffix != PAYLOAD_SUFFIX:
             return read_letter(file).delivery(str(file))

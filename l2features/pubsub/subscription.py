@@ -1,7 +1,7 @@
 """A Pub/Sub subscription: pulls messages, extends their leases, acknowledges and nacks them.
 
-Pulls are unary, so a process that is killed has nothing in flight except the messages it leased. Pub/Sub
-redelivers those when the leases expire.
+Messages are pulled by unary requests, not by a stream: a killed process has only the messages in flight that
+it leased, and Pub/Sub redelivers these when their leases expire.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from google.pubsub_v1 import SubscriberClient
 
 LEASE_S = 20
-"""Length of a lease; messages of a killed process are redelivered after it."""
+"""Length of a lease: a killed process's messages are redelivered after this time."""
 TIMEOUT_S, RETRY_S = 20.0, 5.0
 """Deadline of a call, and how long a failed call is retried."""
 MAX_ACK_IDS = 1_000
-"""Limit for one request, which may have 512 KiB."""
+"""Maximum ack ids of one request, which may have 512 KiB."""
 SUBSCRIPTION = re.compile(f"projects/{PROJECT}/subscriptions/{NAME}")
 
 
@@ -39,8 +39,8 @@ class SubscriptionRefused(SubscriptionError):
 class Received(NamedTuple):
     """A leased message.
 
-    ``published`` is the publication time (seconds since 1970). ``attempts`` is the number of earlier
-    deliveries, if the subscription counts them.
+    ``published`` is the publication time in seconds since 1970. ``attempts`` is the number of earlier
+    deliveries; 0 if the subscription does not count deliveries.
     """
 
     ack_id: str
@@ -52,7 +52,7 @@ class Received(NamedTuple):
 
 
 class Subscription:
-    """One subscription, ``projects/…/subscriptions/…``; threads may share it.
+    """One subscription, ``projects/…/subscriptions/…``. Thread-safe.
 
     Opening does no I/O. Raises ConfigError for a malformed path.
     """
@@ -65,9 +65,9 @@ class Subscription:
         self._lock = threading.Lock()
 
     def pull(self, most: int, wait_s: float) -> list[Received]:
-        """Wait up to ``wait_s`` for messages; return them leased for `LEASE_S`, or none.
+        """Wait up to ``wait_s`` for messages; return up to ``most``, leased for `LEASE_S`, or an empty list.
 
-        Raises SubscriptionError.
+        Raises SubscriptionError if Pub/Sub fails.
         """
         from google.api_core.exceptions import DeadlineExceeded
 
@@ -83,15 +83,18 @@ class Subscription:
         return received
 
     def acknowledge(self, ack_ids: Iterable[str]) -> None:
-        """Acknowledge messages. Raises SubscriptionError."""
+        """Acknowledge messages. Raises SubscriptionError if Pub/Sub fails."""
         self._call("acknowledge", "acknowledge", ack_ids)
 
     def lease(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
-        """Extend leases to ``seconds`` from now; 0 nacks the messages. Raises SubscriptionError."""
+        """Extend leases to ``seconds`` from now; 0 nacks the messages.
+
+        Raises SubscriptionError if Pub/Sub fails.
+        """
         self._call("extend leases", "modify_ack_deadline", ack_ids, ack_deadline_seconds=seconds)
 
     def _call(self, what: str, method: str, ack_ids: Iterable[str], **more: int) -> None:
-        """Call a method of the client with as many ids at a time as a request may have."""
+        """Call a method of Google's client with all ack ids, `MAX_ACK_IDS` at a time."""
         from google.api_core.retry import Retry
 
         listed, retry = list(ack_ids), Retry(timeout=RETRY_S)  # Google's default retries for a minute
@@ -108,7 +111,7 @@ class Subscription:
 
     @property
     def client(self) -> SubscriberClient:
-        """Google's client, whose errors are not translated."""
+        """Google's client; it raises Google's errors, not SubscriptionError."""
         with self._lock:
             if self._client is None:
                 self._client = _open_client()

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from google.pubsub_v1 import PublisherClient
 
 PROJECT, NAME = r"[A-Za-z0-9][-.:A-Za-z0-9]*", r"(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
-"""Patterns of the names of projects, and of topics and subscriptions."""
+"""Patterns of the name of a project, and of the name of a topic or subscription."""
 TOPIC = re.compile(f"projects/{PROJECT}/topics/{NAME}")
 TIMEOUT_S, CHECK_S = 30.0, 10.0
-"""Deadlines of publishing a message, and of checking that the topic exists."""
+"""Time limits, in seconds, for publishing a message and for checking that the topic exists."""
 MAX_REQUEST_BYTES = 10_000_000
 """Pub/Sub's limit for a publish request."""
 ROOM_BYTES = MAX_REQUEST_BYTES - 4_000
-"""Limit for a message's payload and attributes; the rest is for the framing and the topic's name."""
+"""Maximum bytes of a message's payload and attributes; a request also has framing and the topic's name."""
 
 
 class PublishError(L2FeaturesError):
@@ -40,7 +40,7 @@ class Topic:
     def check(self) -> None:
         """Raise PublishError if the topic is missing.
 
-        Returns if the topic cannot be checked: without permission, or while Pub/Sub is unavailable.
+        Raises nothing if the topic cannot be checked: without permission, or while Pub/Sub is unavailable.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument, NotFound
         from google.api_core.retry import Retry
@@ -54,16 +54,22 @@ class Topic:
             pass
 
     def publish(self, data: bytes, attributes: Mapping[str, str]) -> None:
-        """Publish a message. Raises PublishError, and Unpublishable for a message that is too large or empty.
+        """Publish a message.
 
         The size is checked here, because the emulator does not answer a request that is too large.
+
+        Raises:
+            Unpublishable: the message is too large or empty.
+            PublishError: Pub/Sub is unavailable, or the topic is missing.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument
         from google.api_core.retry import Retry
         from google.auth.exceptions import GoogleAuthError
 
         if len(data) > ROOM_BYTES:
-            raise Unpublishable(f"cannot publish {len(data)} bytes: expected {ROOM_BYTES} at most")
+            raise Unpublishable(
+                f"topic {self.path}: cannot publish {len(data)} bytes: expected {ROOM_BYTES} at most"
+            )
         try:
             message: dict[str, Any] = {"data": data, "attributes": dict(attributes)}
             self.client.publish(
@@ -81,7 +87,7 @@ class Topic:
 
     @cached_property
     def client(self) -> PublisherClient:
-        """Google's client, whose errors are not translated."""
+        """Google's client; it raises Google's errors, not PublishError."""
         from google.pubsub_v1 import PublisherClient
 
         return PublisherClient()

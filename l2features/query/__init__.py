@@ -1,1 +1,1 @@
-"""Read path: cached rows, and their JSON and Arrow forms."""
+"""Read rows of a table through a cache, and convert them to JSON and Arrow."""

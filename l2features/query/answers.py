@@ -1,7 +1,7 @@
-"""Rows as JSON, Arrow and Parquet, column by column and without an object per value.
+"""Convert rows to JSON, Arrow and Parquet, column by column and without a Python object per value.
 
-For JSON, orjson serializes each column as a whole. The text is cut between rows, and Arrow joins the pieces
-of each row. Only orjson holds the GIL.
+For JSON, orjson serializes each column as a whole. The text of a column is cut between rows, and Arrow joins
+the pieces of each row. Only orjson holds the GIL.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..core.schema import BY_NAME, INT64, NAMES
 from .reader import Status
 
 ROWS_PER_PART = 2_500
-"""So that one part is compressed while the next one is made."""
+"""Rows of a part of the JSON; a part is compressed while the next part is made."""
 FEW_ROWS = 32
-"""Up to this many rows are faster one by one."""
+"""Up to this number of rows, JSON is made row by row, which is faster for few rows."""
 _STATUS_NAMES = [status.name.lower() for status in Status]
 _COMMA, _COLON, _BRACKET = b",:["
 Mask = npt.NDArray[np.bool_]
 Column = tuple[str, np.ndarray, Mask]
-"""Name, values and presence of an attribute."""
+"""Name of an attribute, its values (n, *shape), and the mask (n,) of the rows that have a value."""
 
 
 # ------------------------------------------------------------------ JSON
@@ -45,10 +45,10 @@ def json_parts(
     status: npt.NDArray[np.int8] | None = None,
     reasons: Mapping[int, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield a compact JSON object {id: {attribute: value}} in parts: unique ids in numeric order.
+    """Yield the parts of a compact JSON object {id: {attribute: value}}, each id once, in numeric order.
 
-    Attributes are in alphabetical order; absent ones are left out. ``status`` (n,) adds the `Status` of each
-    id, and its reason if ``reasons`` has one.
+    Attributes are in alphabetical order; absent attributes are left out. With ``status`` (n,), values of
+    `Status`, each id also has its ``status`` and, if ``reasons`` has the id, its ``reason``.
     """
     if not (rows.ids[1:] > rows.ids[:-1]).all():
         first = np.unique(rows.ids, return_index=True)[1]
@@ -94,7 +94,7 @@ def _many_objects(
     status: npt.NDArray[np.int8] | None,
     reasons: Mapping[int, str],
 ) -> memoryview:
-    """As `_few_objects`, column by column."""
+    """Return what `_few_objects` returns, but serialize column by column, which is faster for many rows."""
     members = [(name, _texts(values, present), present) for name, values, present in columns]
     if status is not None:
         names = _choose([b":" + orjson.dumps(name) for name in _STATUS_NAMES], status)
@@ -119,14 +119,14 @@ def _scalar(text: bytes) -> Any:
 
 
 def _choose(choices: list[bytes], which: npt.NDArray[np.integer]) -> Any:
-    """Return the choice of each row, shape (n,); a scalar if it is the same for all."""
+    """Return ``choices[which[i]]`` for each row i, shape (n,); a scalar if all rows have the same."""
     if (which == which[0]).all():
         return _scalar(choices[which[0]])
     return pa.array(choices, pa.binary()).take(pa.array(which))
 
 
 def _texts(values: np.ndarray, present: Mask) -> Any:
-    """Return ``:value`` of each row as JSON, empty if absent, shape (n,)."""
+    """Return each row's value as JSON after a colon, or empty text if it is absent; shape (n,)."""
     values = values if present.all() else values[present]
     if values.dtype.kind == "f":
         values = values.astype(np.float64, copy=False)
@@ -144,7 +144,7 @@ def _texts(values: np.ndarray, present: Mask) -> Any:
 
 
 def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return the index of each id's reason, shape (n,), -1 for none; and the reasons."""
+    """Return a tuple: the index of each id's reason in the list, shape (n,), or -1; the list of reasons."""
     if not reasons:
         return np.full(len(ids), -1), []
     known = np.array(sorted(reasons), dtype=np.uint64)
@@ -155,7 +155,10 @@ def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64
 
 # ------------------------------------------------------------------ Arrow and Parquet
 def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
-    """Return the schema of `arrow_table`: fields with units and descriptions, and the geometry."""
+    """Return the schema of the tables of `arrow_table`.
+
+    The metadata of a field are its unit and description; those of the schema are the geometry and all units.
+    """
     attributes = tuple(sorted(set(names)))
     about = {
         "units": {name: BY_NAME[name].served_unit for name in attributes},
@@ -194,9 +197,9 @@ def arrow_table(
     status: npt.NDArray[np.int8],
     reasons: Mapping[int, str],
 ) -> Any:
-    """Return the rows as an Arrow table, in the same order; absent attributes are null.
+    """Return the rows as an Arrow table, in the given order; absent attributes are null.
 
-    ``status`` (n,) holds values of `Status`; ``reasons`` maps ids to text.
+    ``status`` (n,) holds values of `Status`; ``reasons`` maps ids to explanations of their status.
     """
     columns = [pa.array(rows.ids)]
     columns += [arrow_array(*served_column(rows, geometry, name)) for name in sorted(set(names))]
@@ -227,12 +230,12 @@ def parquet(table: Any) -> bytes:
 
 
 def parquet_schema(schema: Any) -> Any:
-    """Return the schema of a Parquet file: vectors are lists, as Arrow cannot read back null vectors."""
+    """Return a schema with lists for fixed-size lists, as Arrow cannot read null ones back from Parquet."""
     return pa.schema([f.with_type(_listed(f.type)) for f in schema], metadata=schema.metadata)
 
 
 def with_metadata(schema: Any, about: Mapping[str, Any]) -> Any:
-    """Return a schema with these metadata added, each value as JSON."""
+    """Return the schema with ``about`` added to its metadata, each value as JSON."""
     more = {key: json.dumps(value) for key, value in about.items()}
     return schema.with_metadata({**(schema.metadata or {}), **more})
 
@@ -242,7 +245,7 @@ def _listed(arrow: Any) -> Any:
 
 
 def arrow_array(values: np.ndarray, present: Mask) -> Any:
-    """Return an Arrow array of values (n, *shape); null if not present."""
+    """Return values (n, *shape) as an Arrow array of length n, null where ``present`` (n,) is false."""
     mask = None if present.all() else pa.array(~present)
     array = pa.array(values.reshape(-1), mask=None if values.ndim > 1 or mask is None else ~present)
     for axis in range(values.ndim - 1, 0, -1):

@@ -1,4 +1,4 @@
-"""The nodes in a chunk, or in a box of voxels, of a table."""
+"""Find a table's nodes in a chunk or in a box of voxels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class VoxelBox(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> VoxelBox:
-        """Parse "x0-x1_y0-y1_z0-z1", as PyChunkedGraph writes bounds. Raises ValueError."""
+        """Parse "x0-x1_y0-y1_z0-z1", PyChunkedGraph's form of bounds, ends excluded.
+
+        Raises ValueError for other text, and for an empty range.
+        """
         match = BOUNDS.fullmatch(text)
         if match:
             x0, x1, y0, y1, z0, z1 = map(int, match.groups())
@@ -56,7 +59,7 @@ class VoxelBox(NamedTuple):
         return ChunkBox((x0, y0, z0), (x1, y1, z1))
 
     def holds(self, rows: Rows, geometry: Geometry) -> npt.NDArray[np.bool_]:
-        """Return whether the representative coordinate of each row lies in this box, shape (n,)."""
+        """Return whether each row's representative coordinate lies in this box, shape (n,)."""
         voxels = geometry.node_origins(rows.ids) + rows.features[POSITION]
         inside = ((voxels >= self.start) & (voxels < self.stop)).all(axis=1)
         return np.asarray(inside & rows.present[:, COLUMN[POSITION]] & ~rows.not_computed)
@@ -64,10 +67,10 @@ class VoxelBox(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundNodes:
-    """Nodes of a part of a table, sorted by id.
+    """Nodes found in a chunk or box, sorted by id.
 
-    ``count`` is the number of nodes; if it exceeds the limit, ``answer`` is empty. ``problems`` has a reason
-    for each chunk whose nodes may be incomplete.
+    ``count`` is the number of nodes; if it exceeds the reader's limit, ``answer`` is empty. ``problems`` has
+    a message for each chunk whose nodes may be incomplete.
     """
 
     answer: Answer
@@ -76,16 +79,15 @@ class FoundNodes:
 
     @property
     def problem(self) -> str:
-        """The first problem and the number of others, as text."""
+        """The first problem and the number of further problems, as text."""
         others = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
         return f"{self.problems[0]}{others}"
 
 
 class RegionReader(NamedTuple):
-    """Reads chunks and boxes of a data set's table; ``most`` limits the nodes of an answer.
+    """Reads the nodes in a chunk or a box of a data set's table; ``most`` limits the nodes of an answer.
 
-    Methods raise StoreError. `box` also raises ReadTimeout if it takes longer than ``until`` (monotonic
-    time).
+    Methods raise StoreError if the store fails.
     """
 
     store: Store
@@ -99,11 +101,16 @@ class RegionReader(NamedTuple):
         return self._found([found.rows], len(found.rows), [found.error] if found.error else [])
 
     def box(self, box: VoxelBox, names: Sequence[str] = NAMES, until: float = float("inf")) -> FoundNodes:
-        """Return the nodes whose representative coordinate lies in a box."""
+        """Return the nodes whose representative coordinate lies in a box.
+
+        Raises ReadTimeout if not all chunks were read before ``until`` (`time.monotonic`).
+        """
         parts, count, problems = list[Rows](), 0, list[str]()
         for chunk in box.chunks(self.geometry).in_order():
             if time.monotonic() > until:
-                raise ReadTimeout(f"table {self.store.name}: not all chunks were read in time")
+                raise ReadTimeout(
+                    f"table {self.store.name}: not all chunks were read in time: ask for a smaller box"
+                )
             found = read_chunk(self.store, self.dataset, self.geometry, chunk, _columns((*names, POSITION)))
             places = np.flatnonzero(box.holds(found.rows, self.geometry))
             count += len(places)

@@ -13,16 +13,16 @@ from ..core.rows import Rows, as_items, columns_of, set_flags
 from ..core.schema import FEATURES, NAMES
 
 WAYS = 16
-"""Slots of a set. A table filled to three quarters loses 0.6 % of its rows to full sets; with 8 ways, 3 %."""
+"""Slots of a set. A cache filled to 75 % loses 0.6 % of its rows to full sets; with 8 slots, 3 %."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RowCache:
-    """A set-associative cache of at least ``capacity`` rows by id; each set evicts its oldest row first.
+    """A set-associative cache of at least ``capacity`` rows by id. Thread-safe.
 
-    A row is cached with the attributes with which it was read; a lookup of any other attribute is a miss. A
-    new row takes the next free place or, if its set is full, the place of the row that it evicts. So memory
-    grows only as needed. Thread-safe.
+    A full set evicts its oldest row. A row is cached with the attributes that were read; a lookup of any
+    other attribute is a miss. A new row takes the next free place in the arrays or, if its set is full, the
+    place of the evicted row, so memory grows only as needed.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -39,7 +39,7 @@ class RowCache:
         self._next = np.zeros(sets, dtype=np.int64)
         self._lock = threading.Lock()
         self.epoch = 0
-        """How often it was cleared."""
+        """How often the cache was cleared."""
 
     @property
     def capacity(self) -> int:
@@ -47,12 +47,12 @@ class RowCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays, whether filled or not."""
+        """Size of the arrays in bytes, including unused places."""
         rows = self._rows.features, self._rows.present, self._known
         return sum(array.nbytes for array in (self._ids, self._places, *rows, self._next))
 
     def lookup(self, ids: Ids, names: Sequence[str]) -> tuple[npt.NDArray[np.bool_], Rows]:
-        """Return which ids are cached with these attributes, shape (n,), and the rows of these ids."""
+        """Return a tuple: whether each id is cached with all ``names``, (n,); the rows of cached ids."""
         columns = columns_of(tuple(names))
         sets = self._sets(ids)
         with self._lock:
@@ -65,16 +65,16 @@ class RowCache:
         return hit, found
 
     def clear(self) -> None:
-        """Forget all rows; rows of reads in progress will not be cached."""
+        """Forget all rows. Rows whose read began before are not cached either; see `insert`."""
         with self._lock:
             self._ids[...] = 0
             self._known[...] = False
             self.epoch += 1
 
     def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
-        """Cache rows of unique ids that were read with these attributes.
+        """Cache rows of unique ids; ``names`` are the attributes that were read.
 
-        Pass the ``epoch`` from before the read: if the cache was cleared since, nothing is cached.
+        ``epoch`` is that of the cache before the read. If the cache was cleared since, nothing is cached.
         """
         columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
@@ -98,7 +98,7 @@ class RowCache:
             known[places] = as_items(self._known.take(places, axis=0) | columns)
 
     def _take_places(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Return the places of slots; those without one take the next that are free."""
+        """Return each slot's place in the arrays, shape (n,); a slot without a place takes the next."""
         empty = slots[self._places[slots] == 0]
         self._places[empty] = self._used + 1 + np.arange(len(empty))
         self._used += len(empty)
@@ -118,13 +118,17 @@ class RowCache:
     def _find(
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Return which ids are cached, and the slot of each; for others, any slot of their set."""
+        """Return a tuple: whether each id is cached, shape (n,); its slot, or any slot of its set, (n,)."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
         slots = sets * WAYS + match.argmax(axis=1)
         return (self._ids.ravel()[slots] == ids) & (ids != 0), slots
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""
+        """Return the slots that new rows in these sets take, shape (n,); the oldest slots of a set come
+        first.
+
+        A row has -1 if `WAYS` other rows have taken all slots of its set.
+        """
         # numpy sorts numbers of 16 bits ten times faster.
         order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")
         ordered = sets[order]

@@ -1,4 +1,4 @@
-"""A chunk's rows in a table, and the outcome of its ingest."""
+"""Read a chunk's rows in a table, and whether some may be missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..store.base import DONE, FAILED, Store
 
 
 class ChunkRows(NamedTuple):
-    """A chunk's rows; ``error`` says why rows may be missing, ``note`` is a remark."""
+    """A chunk's rows. If rows may be missing, ``error`` says why. ``note`` is a remark that is no error."""
 
     rows: Rows
     error: str = ""
@@ -24,9 +24,10 @@ class ChunkRows(NamedTuple):
 def read_chunk(
     store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk, names: Sequence[str] = NAMES
 ) -> ChunkRows:
-    """Return the rows of a chunk, and whether they may be incomplete. Raises StoreError.
+    """Return the rows of a chunk, with an error if rows may be missing. Raises StoreError.
 
-    A table of PCGL2Cache has no chunk records, so its rows come with a note instead of an error.
+    PCGL2Cache's tables have no records of chunks, so rows of a chunk without a record come with a note
+    instead of an error.
     """
     chunk_id = geometry.chunk_id(chunk)
     ids = as_ids([chunk_id])

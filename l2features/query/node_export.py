@@ -24,18 +24,18 @@ from .answers import arrow_schema, arrow_table, parquet_schema, with_metadata
 from .box_lookup import FoundNodes, RegionReader
 
 THREADS, CHUNKS_AHEAD = 8, 32
-"""Chunks that are read at the same time, and that wait to be written."""
+"""Number of chunks that are read at the same time, and that are read ahead of writing."""
 GROUP_ROWS = 100_000
-"""Rows from which on a row group is written."""
+"""A row group is written once it has at least this number of rows."""
 MAX_PROBLEMS = 1000
-"""Problems whose text is kept."""
+"""Maximum problems whose messages an export returns."""
 SEGMENT, ROOT = "segment_id", "root_id"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class ChunkNodes(NamedTuple):
-    """The nodes of a chunk; without a graph, also the segment of each."""
+    """The nodes of a chunk; in a data set without a graph, also the segment of each node."""
 
     found: FoundNodes
     segments: Ids | None
@@ -43,7 +43,10 @@ class ChunkNodes(NamedTuple):
 
 @dataclass
 class Exported:
-    """Counts of an export; ``problems`` has the first ``incomplete`` chunks."""
+    """Result of an export: the numbers of nodes, and of chunks whose nodes may be incomplete.
+
+    ``problems`` has the messages of the first `MAX_PROBLEMS` of these chunks.
+    """
 
     nodes: int = 0
     incomplete: int = 0
@@ -52,10 +55,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class NodeExport:
-    """Exports the nodes of a data set with their features as clients receive them.
+    """Exports the nodes of a data set, with features as clients receive them.
 
-    With a ``graph``, the column ``root_id`` is the root of each node at ``time``, or null. A data set without
-    a graph has the column ``segment_id``.
+    With a ``graph``, the column ``root_id`` has the root of each node at ``time``; it is null without
+    ``time``, and for a node without a root. For a data set without a graph, the column ``segment_id`` has the
+    segment of each node.
     """
 
     dataset: Dataset
@@ -67,9 +71,10 @@ class NodeExport:
     def write(
         self, box: ChunkBox, sink: Any, about: Mapping[str, str], on_chunk: Callable[[], object]
     ) -> Exported:
-        """Write the nodes of the box's chunks, sorted by id, with ``about`` in the file's metadata.
+        """Write the nodes of the box's chunks to a Parquet file, sorted by id.
 
-        Raises StoreError and GraphError; the file is then incomplete.
+        ``about`` goes into the file's metadata. ``on_chunk`` is called after each chunk. Raises StoreError or
+        GraphError if the store or the graph fails; the file is then incomplete.
         """
         done, group, rows = Exported(), list[Any](), 0
         schema = self._schema(about)
@@ -136,7 +141,7 @@ def _known(ids: Ids) -> Any:
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """Yield the results in order, while up to `CHUNKS_AHEAD` are computed."""
+    """Yield the results of ``items`` in order, while threads compute up to `CHUNKS_AHEAD` further results."""
     pending = deque[Future[Result]]()
     try:
         for item in items:

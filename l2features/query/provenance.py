@@ -8,7 +8,7 @@ from ..store.base import Meta
 
 
 def provenance(dataset: Dataset, meta: Meta | None) -> dict[str, str]:
-    """Return a table's provenance: data set, segmentation, graph, time of the ingest, and software."""
+    """Return a table's provenance: data set, segmentation, graph, timestamp of the graph, and software."""
     recorded = {"graph_id": meta.graph_id, "timestamp": meta.timestamp} if meta else {}
     return {
         "dataset": dataset.name,

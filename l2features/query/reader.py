@@ -1,4 +1,4 @@
-"""Read the rows of one data set, and the status of each id."""
+"""Read the rows of one data set's table, and determine the status of each id."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ class Status(IntEnum):
     """Status of an id."""
 
     READY = 0
-    """Its row exists."""
+    """The id has a row with features."""
     MISSING = 1
-    """Its features have not been computed."""
+    """The id's features have not been computed."""
     EMPTY = 2
-    """It has no voxels, or could not be computed."""
+    """The id has no voxels, or its features could not be computed."""
     NOT_L2 = 3
-    """It is not a layer-2 node of this data set: it has another layer or lies outside the grid."""
+    """The id is not a layer-2 node of this data set: it has another layer or lies outside the grid."""
     FAILED = 4
-    """Its features have not been computed, because its chunk failed."""
+    """The id's features have not been computed, because its chunk failed."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows and status of ids in the requested order, repeats included.
+    """Rows and status of ids, in the requested order; an id that was requested twice occurs twice.
 
-    ``status`` (n,) holds values of `Status`; ``reasons`` maps ids that failed or are not of layer 2 to text.
+    ``status`` (n,) holds values of `Status`. ``reasons`` maps ids of the status FAILED or NOT_L2 to an
+    explanation.
     """
 
     rows: Rows
@@ -48,14 +49,17 @@ class Answer:
 
     @property
     def missing(self) -> Ids:
-        """Unique and sorted ids without features yet."""
+        """Sorted, unique ids of the status MISSING or FAILED."""
         if not self.status.any():  # all are ready
             return self.rows.ids[:0]
         waiting = (self.status == Status.MISSING) | (self.status == Status.FAILED)
         return sorted_unique(self.rows.ids[waiting])
 
     def updated(self, fresh: Answer) -> Answer:
-        """Return this answer, updated by rows and status of ``fresh``, whose ids are sorted and unique."""
+        """Return this answer with the rows, status and reasons that ``fresh`` has for some of the ids.
+
+        The ids of ``fresh`` are sorted and unique.
+        """
         if not len(fresh.rows):
             return self
         at = np.searchsorted(fresh.rows.ids, self.rows.ids).clip(max=len(fresh.rows) - 1)
@@ -73,10 +77,10 @@ def _ignore(*_: float) -> None:
 
 @dataclass
 class Reader:
-    """Reads the table of one data set, through a cache if there is one.
+    """Reads the table of one data set, through ``cache`` if it is given.
 
-    ``on_lookup(hits, misses)`` is called after each lookup in the cache; repeated ids count. ``on_read(ids,
-    seconds)`` is called after each read of the store.
+    ``on_lookup(hits, misses)`` is called after each lookup; an id that occurs twice counts twice.
+    ``on_read(ids, seconds)`` is called after each read of the store with the number of ids and the duration.
     """
 
     store: Store
@@ -86,10 +90,10 @@ class Reader:
     on_read: Callable[[int, float], None] = _ignore
 
     def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
-        """Return the rows and status of ids. Without ``with_reasons``, failed ids are reported as missing.
+        """Return the rows and status of ids. Without ``with_reasons``, the status FAILED becomes MISSING.
 
-        A node that could not be computed has no attributes: the size of 0 is only a mark in the store. Raises
-        StoreError if the store fails.
+        In the row of a node that could not be computed, no attribute is present: the stored size of 0 is only
+        a mark. Raises StoreError if the store fails.
         """
         ids = as_ids(ids)
         nodes = self.geometry.is_node(ids)
@@ -110,7 +114,10 @@ class Reader:
     def wait(
         self, answer: Answer, names: Sequence[str], seconds: float, with_reasons: bool = False
     ) -> Answer:
-        """Read missing ids again, with exponential backoff, until none is missing or ``seconds`` are over."""
+        """Read missing ids again, with exponential backoff, until all are found or ``seconds`` are over.
+
+        Returns the answer, updated by these reads.
+        """
         until, pause = time.monotonic() + seconds, FIRST_PAUSE_S
         while len(missing := answer.missing) and (left := until - time.monotonic()) > 0:
             time.sleep(min(pause, left))
@@ -119,7 +126,7 @@ class Reader:
         return answer
 
     def _rows(self, ids: Ids, names: Sequence[str]) -> Rows:
-        """Return the rows of ids, repeats included, from the cache or else, each id once, from the store."""
+        """Return the rows of ids from the cache; read the rows that it lacks from the store, each once."""
         if self.cache is None:
             hit, cached = np.zeros(len(ids), dtype=bool), Rows.empty(ids[:0])
         else:
@@ -144,7 +151,7 @@ class Reader:
         return rows
 
     def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:
-        """Change the status of missing ids of failed chunks to failed; return reasons by id."""
+        """Change the status MISSING to FAILED for ids of failed chunks; return explanations by id."""
         layout = self.geometry.layout
         other = ids[status == Status.NOT_L2]
         reasons = {}

@@ -1,4 +1,4 @@
-"""Write Arrow tables, one after another, to a Parquet or CSV file."""
+"""Append Arrow tables to a Parquet or CSV file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .answers import parquet_schema, with_metadata
 
 AXES = ("x", "y", "z")
 NUMBERED = ("extents_nm",)
-"""Vectors whose components are no axes."""
+"""Vectors whose components are not x, y and z; their CSV columns are numbered."""
 
 
 class TableFile:
-    """A file to which tables of one schema are appended.
+    """A Parquet or CSV file to which tables of one schema are appended.
 
-    ``about`` goes into the metadata of Parquet, each value as JSON. In CSV, a vector has one column per axis
-    (``centroid_nm_x``), bounds have columns for lower and upper ends (``rep_bounds_nm_lower_x``), and lists
-    are joined by spaces.
+    In a Parquet file, ``about`` becomes metadata, each value as JSON. In a CSV file, a vector has one column
+    per axis (``centroid_nm_x``), bounds have columns for their lower and upper ends
+    (``rep_bounds_nm_lower_x``), and the items of a list are joined by spaces.
     """
 
     def __init__(self, path: Path, suffix: str, about: Mapping[str, str]) -> None:

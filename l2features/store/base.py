@@ -1,4 +1,4 @@
-"""The interface of a store, split by what callers need, and the registry of stores."""
+"""The interface of a store, in one protocol per kind of content, and the registry of stores."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ STORES = {
         re.compile(r"sqlite:///+[^/](.*[^/])?"), "l2features.store.sqlite.sqlite_store:SqliteStore"
     ),
 }
-"""The kinds of store by the form of their URLs, which messages show."""
+"""The kinds of store, by a form of their URLs that is shown in messages."""
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 CELL_NAME = re.compile(r"[a-z0-9_]{1,50}")
 MOST_CELL_BYTES = 10_000_000
-"""Largest value of a root's cell: Bigtable recommends 10 MB at most."""
+"""Maximum bytes of a root's cell: Bigtable recommends 10 MB at most."""
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Meta:
-    """Description of a table: features of graph ``graph_id`` at ``timestamp`` (UTC), from ``cv_path``.
+    """Description of a table: it has features of graph ``graph_id`` at ``timestamp`` (UTC).
 
-    ``geometry`` is None in tables of PCGL2Cache.
+    ``cv_path`` is the path of the segmentation. ``geometry`` is None in tables of PCGL2Cache.
     """
 
     graph_id: str
@@ -66,14 +66,21 @@ class Meta:
             return utc_time(self.timestamp)
         except ValueError as error:
             where = f"table of graph {self.graph_id!r}"
-            raise StoreError(f"{where}: its meta's timestamp {self.timestamp!r}: {error}") from error
+            raise StoreError(f"{where}: timestamp {self.timestamp!r} in its meta: {error}") from error
 
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """Outcome of one chunk: ``state`` is ``done`` or ``failed``, ``time`` is when it was recorded (UTC).
+    """Outcome of the ingest of one chunk.
 
-    ``saturated`` counts, by attribute, the nodes whose value is the type's maximum.
+    Attributes:
+        state: ``done`` or ``failed``.
+        time: when the outcome was recorded (UTC).
+        nodes: number of nodes in the chunk.
+        orphans: number of supervoxels that have no L2 node.
+        reason: why the chunk failed.
+        files: counts of the chunk's segmentation files.
+        saturated: by attribute, the number of nodes whose value is the maximum of the stored type.
     """
 
     chunk_id: int
@@ -91,7 +98,7 @@ class ChunkRecord:
 
 
 class Structure(NamedTuple):
-    """A table's storage, in one line, and its problems."""
+    """A one-line description of a table's storage, and the problems found in it."""
 
     text: str = ""
     problems: tuple[str, ...] = ()
@@ -99,7 +106,7 @@ class Structure(NamedTuple):
 
 @dataclass(frozen=True)
 class Coverage:
-    """Number of recorded chunks by state, and the time of the newest record (UTC)."""
+    """Number of done and of failed chunks, and the time of the newest chunk record (UTC)."""
 
     done: int
     failed: int
@@ -113,25 +120,25 @@ class FeatureRows(Protocol):
         """Write complete rows (dtype `schema.FEATURES`) durably. Repeating the call changes nothing."""
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        """Return the rows of these ids, in the order of the ids."""
+        """Return the rows of these ids, in the order of the ids, with the attributes ``names``."""
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
-        """Return all rows from one id to another, both included, sorted by id; for example a chunk's rows."""
+        """Return all rows with ids from ``chunk_id`` to ``last_id``, both included, sorted by id."""
 
     def first_ids(self, first_id: int, most: int) -> Ids:
-        """Return the sorted ids of the first ``most`` rows whose id is at least ``first_id``."""
+        """Return the ``most`` lowest ids of rows from the id ``first_id`` on, sorted."""
 
     def delete(self, first_id: int, last_id: int) -> None:
         """Delete the rows from ``first_id`` to ``last_id``, both included."""
 
 
 class ChunkLog(Protocol):
-    """A table's record of its chunks: their outcomes, open attempts and segments."""
+    """What a table records of its chunks: their outcomes, their segments, and unfinished attempts."""
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes.
+        """Record a chunk's outcome and, for a data set without a graph, the segment of each node.
 
-        The segments are added to the index; earlier segments of the chunk are removed from the index.
+        The new segments replace the chunk's earlier segments in the index of segments.
         """
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
@@ -144,36 +151,39 @@ class ChunkLog(Protocol):
         """Return whether each chunk is done, but with missing or empty files, shape (n,)."""
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        """Map those of these chunks that failed to their reasons."""
+        """Map the failed chunks among ``chunk_ids`` to the reasons of their failure."""
 
     def coverage(self) -> Coverage:
-        """Count the records by state. A store that reads them in pages applies the deadline to each page."""
+        """Count the chunks by state. If a store reads records in pages, the deadline holds for each page."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """Return the sums over all records; see `ChunkTotals`. The deadline applies to each page."""
+        """Return sums over all records; see `ChunkTotals`. The deadline applies to each page of records."""
 
     def segments(self, chunk_id: int) -> Ids | None:
-        """Return a chunk's segments by rank, as passed to `put_chunk`; None if there are none."""
+        """Return a chunk's segments, as passed to `put_chunk`; None if no segments are recorded.
+
+        The segment at index i belongs to the node ``chunk_id`` + i + 1.
+        """
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        """Count a new attempt at each task in ``works`` on a chunk; return the numbers of open attempts.
+        """Count a new attempt at each task in ``works`` on a chunk; return the number of attempts per task.
 
-        An attempt that stays open has killed or hung its process. The task ``""`` means the whole chunk;
-        `put_chunk` clears its attempts.
+        Only attempts since the last `clear_attempts` count. An attempt that is never cleared has killed or
+        hung its process. The task ``""`` means the whole chunk; `put_chunk` clears the attempts at this task.
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
-        """Clear the open attempts at these tasks on a chunk."""
+        """Set the number of attempts at these tasks on a chunk to 0."""
 
 
 class RootCells(Protocol):
-    """Named byte strings of roots; a byte string never changes until it is deleted."""
+    """Cells of roots: byte strings by root and name. A cell never changes until it is deleted."""
 
     def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
-        """Map roots to their cells of these names; roots and names without a cell are left out."""
+        """Return cells by root and name; roots and names without a cell are left out."""
 
     def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
-        """Write cells by root and name (`CELL_NAME`) durably; other cells of a root stay.
+        """Write cells by root and name (`CELL_NAME`) durably; other cells of a root remain.
 
         Raises ValueError for a value of more than `MOST_CELL_BYTES`.
         """
@@ -186,17 +196,17 @@ class SegmentIndex(Protocol):
     """The nodes of each segment of a data set without a graph."""
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return the sorted nodes of each segment, at most ``most`` + 1; unknown segments are left out."""
+        """Return the ``most`` + 1 lowest nodes of each segment, sorted; unknown segments are left out."""
 
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
-        """Add a chunk's segments to the index: the segment of rank i, from 1, has node ``chunk_id`` + i.
+        """Add a chunk's segments to the index: the segment at index i belongs to node ``chunk_id`` + i + 1.
 
         Indexing the same segments again changes nothing.
         """
 
 
 class TableNotes(Protocol):
-    """Descriptions of a whole table: its meta, its geometry and named texts."""
+    """Descriptions of a whole table: its meta, its geometry, and notes, which are named texts."""
 
     name: str
 
@@ -204,56 +214,63 @@ class TableNotes(Protocol):
         """Return the table's meta; None if the table has none."""
 
     def stamp(self, meta: Meta) -> None:
-        """Write the meta of an existing table. A meta whose geometry is None keeps the table's geometry."""
+        """Write the meta of an existing table. A meta without a geometry keeps the table's geometry."""
 
     def geometry(self) -> Geometry | None:
-        """Return the table's geometry, with or without a meta; None if the table has none."""
+        """Return the table's geometry, even if the table has no meta; None if it has no geometry."""
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """Write the geometry of an existing table, with or without a meta."""
+        """Write the geometry of an existing table, even if the table has no meta."""
 
     def note(self, name: str) -> str | None:
-        """Return the text of this name; None if there is none."""
+        """Return the note of this name; None if the table has no such note."""
 
     def put_note(self, name: str, text: str) -> None:
-        """Write the text of this name (`NOTE_NAME`) in an existing table."""
+        """Write the note of this name (`NOTE_NAME`) in an existing table."""
 
 
 class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
     """One table of features.
 
-    Every method raises `TableNotFound` if the table is missing, `StoreUnavailable` if the store cannot be
-    reached or does not answer within ``deadline_s``, `UnknownFormat` for what a newer version wrote, and
-    `StoreError` for malformed content. Threads may share a store. A store connects on first use, and again in
-    a forked process. `l2features.testing.store_suite` tests these promises.
+    Threads may share a store. A store connects on first use, and again in a forked process.
+    `l2features.testing.store_suite` tests what this class promises. Every method raises:
+
+    - `TableNotFound` if the table is missing;
+    - `StoreUnavailable` if the store cannot be reached, or does not answer within ``deadline_s`` seconds;
+    - `UnknownFormat` for content that a newer version of l2features wrote;
+    - `StoreError` for malformed content.
     """
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
         self.url, self.name, self.deadline_s = url, name, deadline_s
 
     def create(self, meta: Meta) -> None:
-        """Create the table and stamp its meta. Raises `TableExists` if it exists with another meta."""
+        """Create the table and write its meta. Raises `TableExists` if the table exists with another meta."""
         self.create_table()
         existing = self.meta()
         if existing is None:
             self.stamp(meta)
         elif existing != meta:
-            raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {existing}")
+            key = next(key for key in vars(meta) if getattr(meta, key) != getattr(existing, key))
+            raise TableExists(
+                f"table {self.name} is in {self.url} already, with another meta: "
+                f"{key} {getattr(existing, key)!r}, expected {getattr(meta, key)!r}"
+            )
 
     @abstractmethod
     def create_table(self) -> None:
-        """Create the table without a meta; an existing one stays as it is."""
+        """Create the table without a meta. An existing table remains unchanged."""
 
     @abstractmethod
     def ping(self) -> None:
         """Check that the store can be reached and has the table."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """See `ChunkLog.chunk_totals`; a store that can compute sums itself overrides this."""
+        """Return sums over all records; see `ChunkTotals`. A store that can compute sums overrides this."""
         return totals_of(self.chunk_records(), window, most_failed)
 
     def structure(self) -> Structure:
-        """Describe the table's storage, for messages. The description may be empty."""
+        """Return a description of the table's storage, for messages; it may be empty."""
         return Structure()
 
     @abstractmethod
@@ -268,7 +285,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
 
 
 def node_segments(log: ChunkLog, layout: IdLayout, ids: Ids) -> Ids:
-    """Return the segment of each node of a data set without a graph, shape (n,); 0 if it is unknown."""
+    """Return the segment of each node of a data set without a graph, shape (n,); 0 for an unknown node."""
     out = np.zeros(len(ids), dtype=np.uint64)
     known = layout.known(ids)
     chunk_ids = np.where(known, ids, np.uint64(0))
@@ -287,19 +304,19 @@ def node_segments(log: ChunkLog, layout: IdLayout, ids: Ids) -> Ids:
 def check_note_name(name: str) -> None:
     """Raise ValueError for a malformed name of a note."""
     if not NOTE_NAME.fullmatch(name):
-        raise ValueError(f"note {name!r}: expected up to 50 small letters or '_'")
+        raise ValueError(f"note name {name!r}: expected 1 to 50 lower-case letters or '_'")
 
 
 def store_form(url: str) -> str | None:
-    """Return the form in `STORES` that a store's URL has; None for an unknown form."""
+    """Return the form in `STORES` that a store's URL matches; None if it matches no form."""
     return next((form for form, kind in STORES.items() if kind.urls.fullmatch(url)), None)
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
-    """Open the table ``name`` of the store at ``url``, without I/O; it need not exist yet.
+    """Open the table ``name`` of the store at ``url``, without I/O. The table need not exist yet.
 
-    ``url`` has a form in `STORES`; a call fails after ``deadline_s``. Raises ConfigError for a malformed URL
-    or name.
+    ``url`` has a form in `STORES`. A call of the store fails after ``deadline_s`` seconds. Raises ConfigError
+    for a malformed URL or name.
     """
     if not TABLE_NAME.fullmatch(name):
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
@@ -317,8 +334,9 @@ def register_store(form: str, pattern: str, place: str) -> None:
         register_store("memory://name", r"memory://[a-z]+", "my_stores:MemoryStore")
 
     Args:
-        form: what its URLs look like, for messages.
-        pattern: what its URLs match.
-        place: the class, as ``module:name``: a `Store` whose constructor takes a URL, a name and a deadline.
+        form: a URL of the store with placeholders, for messages.
+        pattern: regular expression that the URLs of the store match.
+        place: the class, as ``module:name``: a `Store` whose constructor takes a URL, the name of a table,
+            and a deadline in seconds.
     """
     STORES[form] = StoreKind(re.compile(pattern), place)

@@ -1,4 +1,4 @@
-"""Sums over the records of a table's chunks, in memory that does not grow with the table."""
+"""Sums over the records of a table's chunks, in memory that does not grow with the number of chunks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .base import ChunkRecord
 
 MAX_RECENT = 100_000
-"""Recent chunks that are kept before older ones are dropped."""
+"""Number of recent chunks in memory from which on chunks that left the window are dropped."""
 
 
 @dataclass
@@ -25,11 +25,11 @@ class ChunkTotals:
         nodes, orphans, files: sums over done chunks.
         uncounted: number of done chunks whose record has no file counts, from an older version.
         chunks_missing_files: number of done chunks with missing or empty files.
-        saturated: nodes of done chunks at the type's maximum, by attribute.
+        saturated: by attribute, the nodes of done chunks whose value is the maximum of the stored type.
         n_failed: number of failed chunks.
-        failed: the first ``most_failed`` failed chunks, with reasons.
+        failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
-        recent: times and nodes of the chunks that were done in the ``window`` before the newest.
+        recent: pairs (time, number of nodes) of the chunks done in the ``window`` that ends at ``newest``.
     """
 
     window: timedelta
@@ -48,7 +48,7 @@ class ChunkTotals:
     _most_recent: int = field(default=MAX_RECENT, init=False, compare=False, repr=False)
 
     def add(self, record: ChunkRecord) -> None:
-        """Add one record."""
+        """Add the record of one chunk."""
         if record.failed:
             self.add_failed(record.chunk_id, record.reason)
             return
@@ -59,13 +59,13 @@ class ChunkTotals:
         self.add_recent(record.time, record.nodes)
 
     def add_failed(self, chunk_id: int, reason: str) -> None:
-        """Count a failed chunk."""
+        """Count a failed chunk, and store its reason if it is among the first ``most_failed``."""
         self.n_failed += 1
         if len(self.failed) < self.most_failed:
             self.failed.append((chunk_id, reason))
 
     def add_files(self, files: FileCounts, saturated: Mapping[str, int], chunks: int = 1) -> None:
-        """Add the files and saturated nodes of ``chunks`` done chunks, which all have these counts."""
+        """Add counts of files and of saturated nodes for ``chunks`` done chunks, each of which has these."""
         if any(files):
             self.files = self.files.plus(FileCounts(*(count * chunks for count in files)))
         self.uncounted += chunks * (not files.expected)
@@ -74,7 +74,7 @@ class ChunkTotals:
             self.saturated[name] += count * chunks
 
     def add_recent(self, time: datetime, nodes: int) -> None:
-        """Remember a done chunk while its time is in the window; `in_window` drops older chunks."""
+        """Add a done chunk to ``recent`` if its time is in the window. `in_window` drops older chunks."""
         if self.newest is None or time > self.newest:
             self.newest = time
             if len(self.recent) > self._most_recent:  # doubled, so that each one is looked at a few times
@@ -84,12 +84,12 @@ class ChunkTotals:
             self.recent.append((time, nodes))
 
     def in_window(self) -> list[tuple[datetime, int]]:
-        """Return the recent chunks that were done in the window before the newest."""
+        """Return the pairs of ``recent`` whose time is in the ``window`` that ends at ``newest``."""
         return [(time, n) for time, n in self.recent if self.newest and self.newest - time <= self.window]
 
 
 def totals_of(records: Iterable[ChunkRecord], window: timedelta, most_failed: int) -> ChunkTotals:
-    """Return the sums over a stream of records."""
+    """Return the sums over records, which are read once."""
     totals = ChunkTotals(window, most_failed)
     for record in records:
         totals.add(record)

@@ -1,7 +1,7 @@
-"""Formats of what every store keeps: geometries, chunk records and segments.
+"""Stored forms that all stores share: of geometries, chunk records, segments and roots' cells.
 
-Stored text names its format; a text that does not is of format 1. Older formats are read, newer ones are
-refused by name.
+A stored text names its format; a text without a format has format 1. Older formats are read. For a newer
+format, UnknownFormat is raised.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from ..core.ids import Ids
 from .base import CELL_NAME, MOST_CELL_BYTES, ChunkRecord
 
 GEOMETRY_FORMAT = 2
-"""1: id layouts with equally many bits on each axis. 2: ``spatial_bits`` with a number for each axis."""
+"""Newest format of a geometry. 1: equally many bits for x, y and z. 2: a number of bits for each axis."""
 ROOT_FORMAT = 1
-"""The first byte of a root's cell; the rest is the value."""
+"""Newest format of a root's cell: the first byte is the format, all other bytes are the value."""
 CHUNK_FORMAT = 2
-"""1: nodes, orphans and reason. 2: also files and saturated."""
+"""Newest format of a chunk record. 1: nodes, orphans and reason. 2: also files and saturated."""
 
 
 def check_version(version: object, newest: int, what: str) -> None:
-    """Raise UnknownFormat, naming ``what``, unless the version is an integer from 1 to ``newest``."""
+    """Raise UnknownFormat unless the version is an integer from 1 to ``newest``.
+
+    ``what`` begins the message.
+    """
     if type(version) is not int or not 1 <= version <= newest:
         raise UnknownFormat(
             f"{what}: format {version!r:.80}, expected {newest} at most: "
@@ -37,7 +40,7 @@ def check_version(version: object, newest: int, what: str) -> None:
 
 
 def check_format(content: Any, newest: int, what: str) -> None:
-    """Check the format of a JSON value; a value without a format has format 1."""
+    """Raise UnknownFormat for JSON of a format above ``newest``; JSON without a format has format 1."""
     check_version(content.get("format", 1) if isinstance(content, dict) else 1, newest, what)
 
 
@@ -49,7 +52,10 @@ def geometry_text(geometry: Geometry) -> str:
 
 
 def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
-    """Return the geometry of table ``name``. Raises UnknownFormat, or StoreError if it is malformed."""
+    """Return the geometry that `geometry_text` wrote; None for None. ``name`` is the table's, for messages.
+
+    Raises UnknownFormat for a newer format, and StoreError for malformed text.
+    """
     if text is None:
         return None
     try:
@@ -60,23 +66,24 @@ def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
 
 
 def chunk_content(record: ChunkRecord) -> dict[str, Any]:
-    """Return the content of a record without its chunk, state and time; `chunk_record` is the inverse."""
+    """Return a record's content without chunk, state and time; `chunk_record` is the inverse."""
     files = record.files._asdict() if any(record.files) else {}
     content = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
     return {**content, "files": files, "saturated": dict(record.saturated)}
 
 
 def chunk_text(record: ChunkRecord) -> str:
-    """Return the content of a record as JSON."""
+    """Return `chunk_content` with the format, as JSON."""
     return json.dumps({"format": CHUNK_FORMAT, **chunk_content(record)}, separators=(",", ":"))
 
 
 def chunk_record(
     chunk_id: int, state: str, load: Callable[[], tuple[datetime, Any]], where: str
 ) -> ChunkRecord:
-    """Return a record whose time and content ``load`` decodes.
+    """Return the record of a chunk; ``load`` returns its time, and its content as in `chunk_content`.
 
-    Raises UnknownFormat, or StoreError for malformed content.
+    ``where`` names the table in messages. Raises UnknownFormat for a newer format, and StoreError for
+    malformed content.
     """
     what = f"{where}: the record of chunk {chunk_id}"
     try:
@@ -91,22 +98,33 @@ def chunk_record(
 
 
 def parse_segments(value: bytes, what: str) -> Ids:
-    """Return a chunk's segments, stored as little-endian u64. Raises StoreError."""
+    """Return a chunk's segments, stored as little-endian uint64; ``what`` begins the message of an error.
+
+    Raises StoreError for a length that is not a multiple of 8.
+    """
     if len(value) % 8:
         raise StoreError(f"{what}: the segments have {len(value)} bytes, expected a multiple of 8")
     return np.frombuffer(value, dtype="<u8")
 
 
 def root_cell(root: int, name: str, value: bytes) -> bytes:
-    """Return the stored form of a root's cell. Raises ValueError for a malformed name or a large value."""
+    """Return ``value`` as stored in cell ``name`` of a root: a format byte, then the value.
+
+    Raises ValueError for a malformed name, and for more than `MOST_CELL_BYTES`.
+    """
     if not CELL_NAME.fullmatch(name):
-        raise ValueError(f"root cell {name!r}: expected up to 50 small letters, digits or '_'")
+        raise ValueError(f"root cell {name!r}: expected 1 to 50 lower-case letters, digits or '_'")
     if len(value) > MOST_CELL_BYTES:
-        raise ValueError(f"root {root}: {name} has {len(value)} bytes, expected {MOST_CELL_BYTES} at most")
+        raise ValueError(
+            f"root {root}: cell {name!r} has {len(value)} bytes, expected {MOST_CELL_BYTES} at most"
+        )
     return bytes([ROOT_FORMAT]) + value
 
 
 def parse_root_cell(stored: bytes, root: int, name: str, where: str) -> bytes:
-    """Return the value of `root_cell`. Raises UnknownFormat, naming ``where``."""
-    check_version(stored[0] if stored else 0, ROOT_FORMAT, f"{where}: {name} of root {root}")
+    """Return the value that `root_cell` encoded.
+
+    Raises UnknownFormat for an unknown format, with ``where`` in the message.
+    """
+    check_version(stored[0] if stored else 0, ROOT_FORMAT, f"{where}: cell {name!r} of root {root}")
     return stored[1:]

@@ -1,4 +1,4 @@
-"""Notes of a table as JSON, and the last audit among them."""
+"""Read and write a table's notes (named texts) as JSON, among them the result of the last audit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .base import TableNotes
 from .formats import check_format
 
 AUDIT = "audit"
-"""Name of the note of the last audit of the whole grid."""
+"""Name of the note with the result of the last audit of the whole grid."""
 FORMAT = 1
-"""The newest format of a note that this code reads, which it writes; a note without one is of format 1."""
+"""The format of notes that this code writes, and the newest that it reads. A note without a format has 1."""
 Note = TypeVar("Note", bound=BaseModel)
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class BadNote(StoreError):
 
 
 class NewerNote(BadNote, UnknownFormat):
-    """A newer version wrote the note; it must not be overwritten."""
+    """A newer version of l2features wrote the note, which must not be overwritten."""
 
 
 def put_note(notes: TableNotes, name: str, content: Mapping[str, Any]) -> None:
@@ -38,7 +38,10 @@ def put_note(notes: TableNotes, name: str, content: Mapping[str, Any]) -> None:
 
 
 def note_content(notes: TableNotes, name: str) -> dict[str, Any] | None:
-    """Return a note's JSON object; None if there is none. Raises BadNote and StoreError."""
+    """Return the JSON object in a note; None if the table has no such note.
+
+    Raises BadNote for malformed text, NewerNote for a newer format, and StoreError if the store fails.
+    """
     try:
         text = notes.note(name)
         content = None if text is None else _OBJECT.validate_json(text)
@@ -52,7 +55,10 @@ def note_content(notes: TableNotes, name: str) -> dict[str, Any] | None:
 
 
 def read_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
-    """Return a note as a model; None if there is none. Raises BadNote and StoreError."""
+    """Return a note, parsed as ``model``; None if the table has no such note.
+
+    Raises BadNote for a malformed note, NewerNote for a newer format, and StoreError if the store fails.
+    """
     content = note_content(notes, name)
     try:
         return None if content is None else model.model_validate_json(json.dumps(content))
@@ -61,9 +67,9 @@ def read_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
 
 
 def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
-    """Return a note that the caller will overwrite; if it is malformed, log a warning and return None.
+    """Return a note that the caller will overwrite; if the note is malformed, log a warning and return None.
 
-    Raises NewerNote and StoreError.
+    Raises NewerNote for a newer format, and StoreError if the store fails.
     """
     try:
         return read_note(notes, name, model)
@@ -75,7 +81,7 @@ def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | 
 
 
 def note_or_problem(name: str, read: Callable[[], T | None], problems: dict[str, str]) -> T | None:
-    """Return a note. If the note is malformed, return None and add the error to ``problems``, by note."""
+    """Return the result of ``read``; if it raises BadNote, put the error into ``problems[name]``."""
     try:
         return read()
     except BadNote as error:
@@ -93,7 +99,7 @@ def _bad_note(notes: TableNotes, name: str, error: ValueError) -> BadNote:
 
 def _utc(time: datetime) -> datetime:
     if not 1970 <= time.year < 3000:
-        raise ValueError("expected a time since 1970")
+        raise ValueError("expected a time in the years 1970 to 2999")
     return time.astimezone(UTC)
 
 
@@ -101,7 +107,7 @@ Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 def shown(time: datetime) -> str:
-    """Format a time for messages."""
+    """Return a time in UTC as text for messages."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -110,31 +116,33 @@ class LastAudit(BaseModel):
 
     time: Time = Field(description="When the audit ended.")
     complete: bool = Field(
-        description="Whether every chunk was audited, every expected node has a row, and files were found."
+        description="Whether every chunk was audited, every expected node has a row, and the ingest found "
+        "files of the segmentation."
     )
     timestamp: str | None = Field(
-        description="Time at which the expected nodes are valid (UTC); null if all nodes ever made are "
-        "expected."
+        description="Time (UTC) at which the expected nodes are valid in the graph; null if all nodes that "
+        "the graph ever had are expected."
     )
     repair: bool = Field(description="Whether missing nodes were computed.")
-    chunks: int = Field(description="Number of chunks, including those that could not be audited.")
-    unaudited: int = Field(description="Chunks that could not be audited.")
+    chunks: int = Field(description="Number of chunks, including chunks that could not be audited.")
+    unaudited: int = Field(description="Number of chunks that could not be audited.")
     files_missing: int = Field(
-        default=0, description="Chunks that were ingested with files of the segmentation missing."
+        default=0,
+        description="Number of chunks that were ingested while files of the segmentation were missing.",
     )
     nothing_found: bool = Field(
         default=False, description="Whether the ingest found no file of the segmentation at all."
     )
-    expected: int = Field(description="Expected nodes: those of the graph.")
-    present: int = Field(description="Expected nodes with a row.")
-    empty: int = Field(description="Present nodes that are marked as without features.")
-    missing: int = Field(description="Expected nodes without a row.")
-    repaired: int = Field(description="Missing nodes that have a row since.")
-    superfluous: int = Field(description="Rows of ids that the graph never had.")
+    expected: int = Field(description="Number of nodes that the graph lists; each should have a row.")
+    present: int = Field(description="Number of expected nodes with a row.")
+    empty: int = Field(description="Number of expected nodes whose row marks them as without features.")
+    missing: int = Field(description="Number of expected nodes without a row, before a repair.")
+    repaired: int = Field(description="Number of missing nodes that the audit gave a row.")
+    superfluous: int = Field(description="Number of rows whose id the graph never had.")
 
 
 def last_audit(notes: TableNotes) -> LastAudit | None:
-    """Return the result of the last audit; None if there was none. Raises StoreError."""
+    """Return the result of the last audit; None if no audit is recorded. Raises StoreError."""
     return read_note(notes, AUDIT, LastAudit)
 
 

@@ -1,9 +1,10 @@
-"""When rows of a table are replaced, so that results which depend on them are computed again.
+"""Record when rows of a table are replaced, to invalidate results that were computed from these rows.
 
-A job that may replace rows opens a window before it writes, and renews it while it writes (`Rewriting`).
-Every renewal gives the table a new generation. A result of rows is stored with the generation that was
-read before the rows, and is used only while the generation is the same. Nothing is kept while a
-window is open. A window ends by itself, so a killed job leaves nothing to clean up.
+A job that may replace rows opens a window of time before it writes, and renews the window while it writes
+(`Rewriting`). Each time, the table gets a new generation, a random id. A result that is computed from rows is
+stored with the generation that was read before the rows; it is valid only while the table has this
+generation. While a window is open, no results are stored. A window ends by itself, so a killed job leaves
+nothing to clean up.
 """
 
 from __future__ import annotations
@@ -23,29 +24,32 @@ from .notes import BadNote, NewerNote, Time, put_note, read_note, replaceable_no
 
 NOTE = "rewrites"
 RENEW_S, OPEN_S = 60.0, 300.0
-"""A window is renewed after the first, and ends after the second: the difference is for slow writes and for
-clocks that disagree."""
+"""After how many seconds a window is renewed, and after how many it ends if it is not renewed.
+
+The difference leaves time for slow writes and for clocks that disagree.
+"""
 logger = logging.getLogger(__name__)
 
 
 class Rewrites(BaseModel):
-    """A note in a table: until when jobs may be replacing its rows, and the rows' generation."""
+    """Note in a table: its generation, and until when jobs may be replacing rows."""
 
-    generation: UUID = Field(description="Changes whenever rows are replaced.")
-    until: Time = Field(description="When the window ends.")
+    generation: UUID = Field(description="Random id that changes whenever rows are replaced.")
+    until: Time = Field(description="End of the window in which jobs may be replacing rows.")
 
 
 def read_generation(notes: TableNotes) -> bytes | None:
-    """Return the generation of a table's rows, 16 bytes; None while rows are being replaced.
+    """Return the table's generation, 16 bytes that change whenever rows are replaced.
 
-    Raises StoreError. A malformed note counts as an open window; the next job replaces it.
+    Returns None while a job may be replacing rows, and if the note is malformed; the next job then replaces
+    the note. Raises StoreError if the store fails, and NewerNote for a note of a newer format.
     """
     try:
         note = read_note(notes, NOTE, Rewrites)
     except NewerNote:
         raise
     except BadNote as error:
-        logger.warning("%s; results of roots are not kept until a job replaces the note", error)
+        logger.warning("%s; results of roots are not stored until a job replaces the note", error)
         return None
     if note is None:
         return bytes(16)
@@ -53,7 +57,10 @@ def read_generation(notes: TableNotes) -> bytes | None:
 
 
 def end_rewrites(notes: TableNotes) -> None:
-    """End a table's window. Call this when all processes of a job have ended. Raises StoreError."""
+    """End the window in which a table's rows are replaced. Raises StoreError.
+
+    Call this when all processes of a job have ended.
+    """
     _put(notes, 0.0)
 
 
@@ -80,7 +87,10 @@ class Rewriting:
 
 
 def _put(notes: TableNotes, seconds: float) -> None:
-    """Write a new generation, whose window ends in ``seconds``. Raises NewerNote."""
+    """Give the table a new generation, and a window that ends in ``seconds``.
+
+    Raises NewerNote if a newer version of l2features wrote the note.
+    """
     replaceable_note(notes, NOTE, Rewrites)
     note = Rewrites(generation=uuid4(), until=datetime.now(UTC) + timedelta(seconds=seconds))
     put_note(notes, NOTE, note.model_dump(mode="json"))

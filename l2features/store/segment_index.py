@@ -1,4 +1,4 @@
-"""The state of a table's index of segments, and building it for a table that an older version wrote."""
+"""The index that finds the nodes of a segment: its state, and how it is built for older tables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .notes import put_note, read_note
 
 NOTE = "segment_index"
 SHARD_CHUNKS = 1_000
-"""Chunks after which the progress is recorded."""
+"""Number of chunks in a shard, after which the progress is recorded."""
 CONCURRENT = 8
 
 
 class IndexState(BaseModel):
     """Whether the segments of all recorded chunks are indexed.
 
-    If not, ``chunks`` is the number of indexed chunks: the first ones in the order of `ChunkBox.positions`.
+    If ``complete`` is false, only the first ``chunks`` chunks are, in the order of `ChunkBox.positions`.
     """
 
     complete: bool = False
@@ -34,16 +34,19 @@ def index_state(notes: TableNotes) -> IndexState:
 
 
 def start_index(store: Store) -> None:
-    """Record that the index of a table without chunks is complete; new chunks are indexed when recorded."""
+    """Record that the index of a new table is complete, as each chunk is indexed when it is recorded.
+
+    A table that has chunk records, or a state of its index, remains unchanged.
+    """
     if read_note(store, NOTE, IndexState) is None and next(iter(store.chunk_records()), None) is None:
         put_note(store, NOTE, IndexState(complete=True).model_dump())
 
 
 def build_index(store: Store, geometry: Geometry) -> Iterator[int]:
-    """Index the segments of all recorded chunks; after each shard, yield the number of done chunks.
+    """Index the segments of all recorded chunks; yield the number of indexed chunks after each shard.
 
-    An interrupted run can be resumed, since the progress is recorded after each shard. Until the
-    index is complete, no chunk may be ingested from a changed segmentation.
+    The progress is recorded after each shard, so an interrupted run can be resumed. Until the index is
+    complete, no chunk may be ingested from a changed segmentation.
     """
     state, box = index_state(store), whole_box(geometry.grid)
     first = len(box) if state.complete else state.chunks

@@ -58,7 +58,9 @@ class RootCellsSuite:
         largest = np.random.default_rng(0).bytes(MOST_CELL_BYTES)
         store.put_root_cells({7: {"a": largest, "b": largest}})
         assert store.root_cells(as_ids([7]), ["a", "b"]) == {7: {"a": largest, "b": largest}}
-        with pytest.raises(ValueError, match=r"root 8: a has 10000001 bytes, expected 10000000 at most"):
+        with pytest.raises(
+            ValueError, match=r"root 8: cell 'a' has 10000001 bytes, expected 10000000 at most"
+        ):
             store.put_root_cells({8: {"a": largest + b"x"}})
         for name in ("", "A", "a-b", "x" * 51):
             with pytest.raises(ValueError, match=f"root cell '{name}': expected"):

@@ -246,5 +246,5 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite, RootCellsSuite, SegmentIndexSu
         assert new_store(store.name).note("audit") == '{"ä": 1}'
         assert store.meta() == META
         assert len(store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK))) == 0
-        with pytest.raises(ValueError, match="note 'a-b'"):
+        with pytest.raises(ValueError, match="note name 'a-b'"):
             store.put_note("a-b", "")

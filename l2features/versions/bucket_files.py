@@ -1,7 +1,8 @@
-"""What pyarrow cannot do in a bucket of Cloud Storage: list folders, create files, read beside other threads.
+"""Functions for a bucket of Cloud Storage that pyarrow lacks: list folders, create files, read in threads.
 
-pyarrow lists no folders in a folder, unless an object stands for each. To open a file, it requests the whole
-file, and holds the GIL until the response begins. Paths are ``bucket/name``. All functions raise OSError.
+pyarrow lists a folder only if the bucket has an object of this name. To open a file, pyarrow requests the
+whole file, and holds the GIL until the response begins. Paths are ``bucket/name``. All functions raise
+OSError.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 from ..core.extras import naming_extras
 
 CHUNK_BYTES = 1 << 18
-"""What a read of a file requests at least."""
+"""Minimum size of a request for a part of a file."""
 _GLOBBING = re.compile(r"[*?\[\]{}\\]")
 EMULATOR = "STORAGE_EMULATOR_HOST"
-"""The environment variable with an emulator's URL, which Google's library reads."""
+"""Environment variable with the URL of an emulator; Google's library reads it."""
 
 
 def names(path: str) -> list[str]:
@@ -31,7 +32,7 @@ def names(path: str) -> list[str]:
 
 
 def folders_with(path: str, name: str) -> list[str]:
-    """Return the sorted names of the folders in a folder that have a file of this name."""
+    """Return the sorted names of those subfolders of ``path`` that have a file ``name``."""
     bucket, prefix = _split(path)
     with _errors():
         glob = _GLOBBING.sub(r"\\\g<0>", prefix) + f"*/{name}"
@@ -40,7 +41,7 @@ def folders_with(path: str, name: str) -> list[str]:
 
 
 def create(path: str, content: bytes) -> bool:
-    """Write a file unless it exists; return whether it was written. Only one of two writers succeeds."""
+    """Write a file unless it exists; return whether it was written. Only one of many writers succeeds."""
     bucket, _, name = path.partition("/")
     with _errors():
         from google.api_core.exceptions import PreconditionFailed
@@ -64,7 +65,7 @@ def open_file(path: str) -> Any:
 
 @cache
 def _reader() -> Any:
-    """Return Google's reader of a file, whose errors are OSError."""
+    """Return Google's class of readable files, with errors turned into OSError."""
     from google.cloud.storage.fileio import BlobReader
 
     class Reader(BlobReader):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The versions in a folder, for a process that reads them for long."""
+"""The versions in a folder, cached for a long-running process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .manifest import Manifest, manifest_path, not_found, parse_manifest, versio
 from .parquet_files import ParquetFiles
 
 NUMBERS_S, MANIFEST_S = 2.0, 30.0
-"""Time for which a list of versions, and a manifest, are used before they are read again."""
+"""Seconds for which the list of versions, and a manifest, are cached."""
 MANIFEST_BYTES = 128_000_000
 PARSED = 6
-"""How much larger a manifest is in memory than in its file."""
+"""Estimated size of a manifest in memory, as a multiple of the file's size."""
 T = TypeVar("T")
 
 
@@ -30,23 +30,27 @@ class VersionSummary(BaseModel):
     """A version's entry in a list."""
 
     number: int
-    timestamp: Time | None = Field(None, description="Time at which its nodes and roots are valid (UTC).")
-    created: Time | None = Field(None, description="When it was made (UTC).")
+    timestamp: Time | None = Field(
+        None, description="Time at which the version's nodes and roots are valid (UTC)."
+    )
+    created: Time | None = Field(None, description="When the version was made (UTC).")
     base: int | None = Field(
-        None, description="Number of the version that it renews; null for a fresh version."
+        None, description="Number of the older version that this version renews; null for a fresh version."
     )
     nodes: int | None = Field(None, description="Number of L2 nodes.")
     roots: int | None = Field(None, description="Number of roots.")
-    missing: int | None = Field(None, description="Nodes whose features had not been computed.")
-    empty: int | None = Field(None, description="Nodes that could not be computed.")
-    bytes: int | None = Field(None, description="Size of its files, including those of older versions.")
+    missing: int | None = Field(None, description="Number of nodes whose features had not been computed.")
+    empty: int | None = Field(None, description="Number of nodes whose features could not be computed.")
+    bytes: int | None = Field(
+        None, description="Size of the version's files in bytes, shared files of older versions included."
+    )
     problem: str | None = Field(
         None, description="Why the version cannot be read; all other fields are then null."
     )
 
 
 class _Entry(NamedTuple):
-    """A reader of a version, the digest of its manifest, its size, and when it was read (monotonic)."""
+    """The reader of a version; the digest and the size in memory of its manifest; when that was read."""
 
     reader: VersionReader
     digest: bytes
@@ -57,8 +61,8 @@ class _Entry(NamedTuple):
 class Catalog:
     """The versions in a folder. Threads may share a catalog.
 
-    A new version becomes visible within `NUMBERS_S` seconds. Footers, retired roots and manifests are cached;
-    limits are passed to `VersionReader`. All methods raise VersionError.
+    A new version becomes visible within `NUMBERS_S` seconds. Footers, retired roots and manifests are cached.
+    ``most_rows`` and ``most_groups`` limit a lookup, see `VersionReader`. All methods raise VersionError.
     """
 
     def __init__(self, folder: Folder, most_rows: int = MOST_ROWS, most_groups: int = MOST_GROUPS) -> None:
@@ -77,16 +81,20 @@ class Catalog:
         return numbers
 
     def newest(self) -> int:
-        """Return the number of the newest version. Raises VersionNotFound if there is none."""
+        """Return the number of the newest version. Raises VersionNotFound if the folder has no version."""
         numbers = self.numbers()
         if not numbers:
             raise VersionNotFound(
-                f"no version is in {self.folder.url}: make one with `l2features materialize`"
+                f"no version is in {self.folder.url}: make a version with `l2features materialize`"
             )
         return numbers[-1]
 
     def reader(self, number: int | None = None) -> VersionReader:
-        """Return the reader of a version, by default the newest. Raises like `read_manifest`."""
+        """Return the reader of a version, by default the newest.
+
+        Raises VersionNotFound if the version is missing, and DamagedVersion if its manifest is malformed or
+        was written by a newer l2features.
+        """
         number = self.newest() if number is None else number
         with self._lock:
             entry = self._entries.get(number)
@@ -95,7 +103,10 @@ class Catalog:
         return self._read(number, entry)
 
     def use(self, number: int | None, read: Callable[[VersionReader], T]) -> T:
-        """Return the result of ``read``; repeat it if the version was replaced meanwhile."""
+        """Return what ``read`` returns for the reader of a version, by default the newest.
+
+        If ``read`` finds a damaged file because the version was replaced, it is called with a new reader.
+        """
         reader = self.reader(number)
         try:
             return read(reader)
@@ -107,7 +118,7 @@ class Catalog:
             return read(fresh)
 
     def list(self) -> list[VersionSummary]:
-        """Return a summary of each version, in order; an unreadable version has only its problem."""
+        """Return a summary of each version, in order; of an unreadable version, its number and problem."""
         return [self._summary(number) for number in self.numbers()]
 
     def _summary(self, number: int) -> VersionSummary:
@@ -117,7 +128,7 @@ class Catalog:
             return VersionSummary(number=number, problem=str(error))
 
     def _read(self, number: int, known: _Entry | None) -> VersionReader:
-        """Read a manifest; one that has not changed keeps its reader."""
+        """Read a version's manifest; return the ``known`` reader if it is unchanged, else a new reader."""
         content = self.folder.read(manifest_path(number))
         if content is None:
             with self._lock:

@@ -1,8 +1,8 @@
-"""The columns of a version's files: flat, signed and named, from the tables of attributes and measures.
+"""The columns of a version's files, derived from the lists of attributes and of measures.
 
-A vector is a column for each component: ``rep_coord_nm_x``, ``chunk_intersect_count_lower_x``, ``pca_1_x``
+A vector has a column for each component: ``rep_coord_nm_x``, ``chunk_intersect_count_lower_x``, ``pca_1_x``
 (the x of the first axis), ``pca_val_1``. Ids and all other integers are signed, because neither Delta Lake
-nor Iceberg has unsigned ones; an id stays below 2^63 as layers stay below 128.
+nor Iceberg has unsigned integers. Ids are below 2^63, because layers are below 128.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pca_val": (NUMBERS,),
     "extents_nm": (NUMBERS,),
 }
-"""Names of the components of vectors that are not axes, or lower and upper ends of axes."""
+"""Suffixes of the components of attributes whose components are not just x, y, z, or lower and upper ends."""
 _SIGNED = {"u1": "i2", "u2": "i4", "u4": "i8", "u8": "i8"}
 
 
@@ -108,7 +108,7 @@ def missing_schema() -> Any:
 
 
 def schema_of(layout: str) -> Any:
-    """Return the Arrow schema of a layout's files."""
+    """Return the Arrow schema of the files of a layout, such as ``by_root``."""
     schemas = {"roots": root_schema, "retired": retired_schema, "missing_nodes": missing_schema}
     return schemas.get(layout, node_schema)()
 
@@ -153,9 +153,9 @@ def unsigned(ids: Any) -> Ids:
 
 
 def vectors(table: Any, name: str) -> Any:
-    """Return an attribute or a measure of a table as numpy, shape (n, *shape); null is NaN.
+    """Return an attribute or a measure of a table as a numpy array, (n, *shape), with NaN for null.
 
-    Integers with a null become float64.
+    Integers become float64 if one of them is null.
     """
     source = _source(name)
     parts = [table.column(column).to_numpy(zero_copy_only=False) for column in source.columns]
@@ -163,7 +163,7 @@ def vectors(table: Any, name: str) -> Any:
 
 
 def columns_of(names: Sequence[str]) -> list[str]:
-    """Return the columns that these names of attributes, measures or columns mean, each column once.
+    """Return the columns of these attributes, measures or columns, by name, each column once.
 
     Raises KeyError for an unknown name.
     """

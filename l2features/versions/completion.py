@@ -1,4 +1,4 @@
-"""The end of a version: its manifest, and the removal of what an interrupted run left."""
+"""The last steps of making a version: write its manifest, and remove files that interrupted runs left."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class OtherJob(VersionError):
 
 @contextmanager
 def alone(run: Materialization) -> Iterator[None]:
-    """Lock out other jobs of this machine during the block. Raises OtherJob if one is making the version.
+    """Hold the version's lock during the block. Raises OtherJob if another job on this machine holds it.
 
-    A bucket has no lock: there, another job is noticed only when it has written its manifest.
+    A bucket has no locks: there, another job is noticed only after it has written the version's manifest.
     """
     with run.folder.locked(plan_path(run.plan.number)) as locked:
         if not locked:
@@ -43,9 +43,10 @@ def alone(run: Materialization) -> Iterator[None]:
 
 
 def finished_before(run: Materialization) -> Manifest | None:
-    """Return the manifest of a version whose job was interrupted after writing it; None if there is none.
+    """Return the manifest that an interrupted run of the job wrote; None if the version has no manifest.
 
-    Removes the files that the job left. Raises OtherJob if another job finished the version meanwhile.
+    Completes the steps that follow the manifest. Raises OtherJob if they are complete, since another job
+    finished the version then.
     """
     folder, number = run.folder, run.plan.number
     if not folder.exists(manifest_path(number)):
@@ -58,10 +59,11 @@ def finished_before(run: Materialization) -> Manifest | None:
 
 
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
-    """Write the table's note and the manifest; then commit to a Delta table, if one is wanted, and clean up.
+    """Write the folder's URL to the features table, then the manifest; then commit to Delta, if wanted.
 
-    Raises VersionError if no node is valid, rows of the table changed meanwhile, or a file is missing;
-    OtherJob if another job finished the version.
+    Removes unfinished files at the end. Raises OtherJob if another job finished the version. Raises
+    VersionError if no node is valid, if rows of the table changed while the version was made, or if a file is
+    missing.
     """
     folder, number = run.folder, run.plan.number
     _check_same_rows(run, done)
@@ -93,7 +95,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
 
 
 def _close(run: Materialization, manifest: Manifest) -> None:
-    """Do what follows the manifest; remove unfinished files last, so that a killed job is continued."""
+    """Commit to Delta, if wanted; then remove unfinished files: until then, a killed job is continued."""
     if run.delta:
         commit_version(run.folder, manifest)
     clean(run.folder, manifest)
@@ -112,7 +114,7 @@ def _manifest(run: Materialization, layers: tuple[Layer, ...], totals: Totals) -
 
 
 def _without(folder: Folder, base: Manifest, plan: Plan) -> Totals:
-    """Return the totals of the base without the roots that are retired."""
+    """Return the totals of the base version without the roots that the plan retires."""
     retired = np.array(plan.retired, dtype=np.uint64)
     reader = VersionReader(ParquetFiles(folder), base, most_rows=len(retired) + 1, most_groups=1 << 40)
     gone = reader.roots(retired, ["n_nodes", "n_missing", "n_empty"]).table
@@ -126,7 +128,10 @@ def _without(folder: Folder, base: Manifest, plan: Plan) -> Totals:
 
 
 def _check_same_rows(run: Materialization, done: Sequence[Written]) -> None:
-    """Raise VersionError if the rows by root and by node differ; then the next run starts over."""
+    """Raise VersionError if the files by root and the files by node have different rows.
+
+    Before that, deletes the records of finished work, so that the next run starts over.
+    """
     sums = {layout: sum(part.digest for part in done if part.layout == layout) for layout in LAYOUTS}
     if len({total % (1 << 64) for total in sums.values()}) > 1:
         run.folder.delete_folder(f"{folder_name(run.plan.number)}/{WORK}")

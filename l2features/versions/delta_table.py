@@ -1,7 +1,7 @@
-"""A Delta Lake table over the files of fresh versions: a commit lists files ``by_root``, none is rewritten.
+"""A Delta Lake table over the files of fresh versions. A commit lists files ``by_root``, and rewrites none.
 
-The table is in the folder of all versions. Each commit replaces the files of the one before, so that it has
-the newest fresh version, and Delta's time travel has the older ones.
+The table is in the folder of all versions. Each commit replaces the files of the previous commit. So readers
+see the last committed version, and can reach older versions by Delta's time travel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def check_delta(base: int | None) -> None:
 
 
 def commit_version(folder: Folder, manifest: Manifest) -> None:
-    """Commit a fresh version to its folder's Delta table, if it is not committed. Raises VersionError."""
+    """Commit a fresh version to its folder's Delta table, unless its job did already. Raises VersionError."""
     import deltalake
     from deltalake.exceptions import DeltaError
     from deltalake.transaction import create_table_with_add_actions

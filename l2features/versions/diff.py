@@ -21,7 +21,7 @@ class RootDifference(NamedTuple):
 
 
 class NodeDifference(NamedTuple):
-    """Sorted nodes whose root differs between two versions, with the root in each; 0 for no root."""
+    """Sorted nodes whose root differs between two versions, and their roots; root 0 means no such node."""
 
     nodes: Int64s
     roots_a: Int64s
@@ -49,7 +49,7 @@ def node_differences(a: VersionReader, b: VersionReader) -> Iterator[tuple[int, 
 
 
 def _roots_of(nodes: Int64s, rows: Int64s) -> Int64s:
-    """Return the root of each node by rows (n, 2) of sorted nodes and their roots; 0 if it has no row."""
+    """Return the root of each node, or 0 for a node without a row; ``rows`` (m, 2) are pairs (node, root)."""
     roots = np.zeros(len(nodes), dtype=np.int64)
     if len(rows):
         roots[np.searchsorted(nodes, rows[:, 0])] = rows[:, 1]

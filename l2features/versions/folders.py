@@ -96,8 +96,8 @@ class Folder:
     def read_model(self, path: str, model: type[Model], newest: int, problem: str) -> Model | None:
         """Parse a JSON file that states its ``format``; None if the file does not exist.
 
-        Raises VersionError for a format above ``newest``, and for a malformed file; then the message has the
-        text ``problem``.
+        Raises VersionError for a format above ``newest``, and for a malformed file. The message for a
+        malformed file is the file's URL and ``problem``.
         """
         content, where = self.read(path), f"{self.url}/{path}"
         if content is None:
@@ -119,9 +119,10 @@ class Folder:
             return None
 
     def check_size(self, path: str, expected: int) -> None:
-        """Raise VersionError if a file is missing or has another size."""
+        """Raise VersionError if a file is missing, or has another size than ``expected`` bytes."""
         if (size := self.size(path)) != expected:
-            raise VersionError(f"{self.url}/{path} has {size} bytes: expected {expected}")
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise VersionError(f"{self.url}/{path} {found}: expected {expected} bytes")
 
     def open(self, path: str) -> Any:
         """Open a file for reading at any position, as a `pyarrow.NativeFile`."""
@@ -140,7 +141,7 @@ class Folder:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:
-        """Yield a binary stream; the file appears, or replaces an older one, only at the end of the block."""
+        """Yield a binary stream to a file, which appears or is replaced only at the end of the block."""
         local = self.local
         with self._errors("write", path):
             if local is None:
@@ -158,7 +159,7 @@ class Folder:
             stream.write(content)
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a file unless it exists; return whether it was written. Only one of two writers succeeds."""
+        """Write a file unless it exists; return whether it was written. Only one of many writers succeeds."""
         local = self.local
         with self._errors("write", path):
             if local is None:
@@ -217,7 +218,7 @@ class Folder:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[tuple[Any, Path]]:
-    """Yield a new file beside the target, and its name; it is deleted at the end."""
+    """Yield a new file in the target's folder, and its path. The file is deleted at the end of the block."""
     target.parent.mkdir(parents=True, exist_ok=True)
     name = target.with_name(f".{target.name}.{uuid4().hex}")
     try:

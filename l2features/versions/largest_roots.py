@@ -41,7 +41,7 @@ class LargestRows(NamedTuple):
 def largest_rows(reader: VersionReader, count: int, columns: Sequence[str] = ()) -> LargestRows:
     """Return ``root_id``, the volume and ``columns`` of the ``count`` largest roots of a version.
 
-    Reads these columns of all roots, one row group at a time. Raises like the methods of `VersionReader`.
+    Reads these columns of all roots, one row group at a time. Raises VersionError.
     """
     names = list(dict.fromkeys((ROOT_ID, VOLUME, *columns)))
     kept, groups = root_schema().empty_table().select(names), 0
@@ -54,7 +54,7 @@ def largest_rows(reader: VersionReader, count: int, columns: Sequence[str] = ())
 
 
 def largest_roots(reader: VersionReader, count: int) -> LargestRoots:
-    """Return the ``count`` largest roots of a version, with their summaries. Raises like `largest_rows`."""
+    """Return the ``count`` largest roots of a version, with their summaries. Raises VersionError."""
     table, groups = largest_rows(reader, count)
     roots = unsigned(table[ROOT_ID])
     found = np.zeros(len(roots), dtype=SUMMARIES)

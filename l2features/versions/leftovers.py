@@ -1,4 +1,4 @@
-"""Files that an interrupted job leaves in a version's folder, besides those of the version."""
+"""Files that an interrupted job leaves in a version's folder, and that the version does not need."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .manifest import Manifest, folder_name, manifest_path
 from .plan import plan_path
 
 WORK = "work"
-"""Folder of a version with what is unfinished."""
+"""Subfolder of a version's folder, with the records of a job in progress."""
 _OURS = re.compile(r"work|part-\d{5}-\d{3}\.parquet|\.(part-|retired|plan|manifest)[^/]*")
-"""Names of the work, of files that no manifest has, and of those that were being written."""
+"""Names that jobs use: of the subfolder `WORK`, of Parquet files, and of temporary files."""
 
 
 def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
-    """Return the files in a version's folder that interrupted jobs left; other files are not listed."""
+    """Return the paths in a version's folder that jobs left: named as by a job, but not in the manifest."""
     own = folder_name(manifest.number)
     known = {file.path for file in manifest.layers[-1].files}
     known |= {manifest_path(manifest.number), plan_path(manifest.number)}
@@ -27,6 +27,6 @@ def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
 
 
 def clean(folder: Folder, manifest: Manifest) -> None:
-    """Remove the `leftovers` of a version that has its manifest."""
+    """Remove the `leftovers` of a finished version."""
     for path in leftovers(folder, manifest):
         (folder.delete_folder if folder.is_folder(path) else folder.delete)(path)

@@ -29,7 +29,10 @@ Names = Sequence[str] | None
 
 
 class FoundRows(NamedTuple):
-    """Rows of a version, sorted; ids are uint64. ``row_groups`` is the number of row groups read."""
+    """Rows of a version, sorted by id (`nodes_of`: by root, then node); id columns are uint64.
+
+    ``row_groups`` is the number of row groups that were read.
+    """
 
     table: Any
     row_groups: int
@@ -44,7 +47,7 @@ class KeyRanges(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A row group to read, and the sorted keys to look up in it."""
+    """A row group to read: its smallest key ``low``, and the sorted keys ``wanted`` to look up in it."""
 
     low: int
     layer: int
@@ -59,8 +62,8 @@ class VersionReader:
     A lookup reads only row groups whose range of ids contains a requested id. It raises LookupTooLarge before
     it reads more than ``most_groups`` row groups or returns more than ``most_rows`` rows.
 
-    All methods raise VersionError, DamagedVersion for a file that differs from its manifest, and ConfigError
-    for an unknown column.
+    All methods raise VersionError; for a file that differs from its manifest, the subclass DamagedVersion.
+    Lookups raise ConfigError for an unknown column.
     """
 
     def __init__(
@@ -82,28 +85,31 @@ class VersionReader:
     ) -> FoundRows:
         """Return the nodes of roots, sorted by root and node: ``root_id``, ``l2_id`` and these columns.
 
-        ``limit`` keeps only the first rows. Roots that are not in the version have no rows. Raises
-        VersionTimeout after ``until`` (monotonic time).
+        ``limit`` is the maximum number of rows, of which the first are returned. Roots that are not in the
+        version have no rows. Raises VersionTimeout after ``until`` (`time.monotonic`).
         """
         return self._found("by_root", roots, node_columns(names), limit, until)
 
     def nodes(
         self, l2_ids: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return nodes, sorted by id; other arguments and columns as for `nodes_of`."""
+        """Return nodes by id, sorted by id, with the columns and other arguments of `nodes_of`."""
         return self._found("by_node", l2_ids, node_columns(names), limit, until)
 
     def roots(
         self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return one row per root with ``root_id`` and these columns, sorted; arguments as for `nodes_of`."""
+        """Return one row per root, sorted by root: ``root_id`` and these columns.
+
+        The other arguments are those of `nodes_of`.
+        """
         return self._found("roots", roots, root_columns(names), limit, until)
 
     def batches(self, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
         """Yield all rows of a layout, one table per row group; ids are int64, as in files.
 
-        The rows come one `Layer` of the manifest after the other, and are sorted within it. ``columns`` must
-        have ``root_id``.
+        The rows come layer by layer, in the order of ``manifest.layers``, and are sorted within a layer.
+        ``columns`` must include ``root_id``.
         """
         for layer, _ in enumerate(self.manifest.layers):
             yield from self.layer_batches(layer, layout, columns)
@@ -116,7 +122,10 @@ class VersionReader:
     def file_batches(
         self, layer: int, file: VersionFile, columns: Sequence[str], part: int = 0, parts: int = 1
     ) -> Iterator[Any]:
-        """Yield the rows of part number ``part`` of a file in ``parts`` parts, like `layer_batches`."""
+        """Yield the rows of a file that belong to the version, sorted, one table per row group.
+
+        If the file is to be read in ``parts`` parts, yields only those of part ``part``, counted from 0.
+        """
         gone, count = self._retired(layer)[0], len(self.files.footer(file).rows)
         groups = range(part * count // parts, (part + 1) * count // parts)
         for table in self.files.groups(file, groups, columns):
@@ -142,7 +151,10 @@ class VersionReader:
         return FoundRows(with_unsigned_ids(joined.slice(0, limit)), read)
 
     def _pieces(self, layout: Layout, keys: Int64s, until: float) -> tuple[list[Piece], int]:
-        """Return the row groups that may have these keys, by their first key; and how many were read."""
+        """Return a tuple: the row groups that may have these keys, sorted by smallest key; a number.
+
+        The number is how many row groups with retired roots were read to exclude these roots.
+        """
         candidates, read = list[tuple[int, VersionFile, Int64s]](), 0
         for layer, bounds in enumerate(self._bounds[layout]):
             places = np.flatnonzero(_overlaps(keys, bounds.low, bounds.high))
@@ -166,7 +178,7 @@ class VersionReader:
     def _read(
         self, pieces: Sequence[Piece], columns: Sequence[str], key: str, until: float
     ) -> Iterator[tuple[Any, int | None]]:
-        """Yield the wanted rows of each piece, and the first key of the next piece (None for the last)."""
+        """Yield the wanted rows of each piece, and the smallest key of the next piece (None at the last)."""
         thens = [*(piece.low for piece in pieces[1:]), None]
         for first in range(0, len(pieces), WORKERS):
             _check_time(until)
@@ -185,7 +197,7 @@ class VersionReader:
         return _filtered(table, wanted)
 
     def _retired(self, layer: int) -> tuple[list[Int64s], int]:
-        """Return the roots that were retired after a layer, by file, and the row groups read for them."""
+        """Return a tuple: the sorted roots that later layers retired, an array per file; row groups read."""
         found = [self.files.retired(file) for file in self.manifest.removing(layer)]
         return [roots for roots, _ in found], sum(read for _, read in found)
 
@@ -236,14 +248,14 @@ def _schema(layout: Layout, columns: Sequence[str]) -> Any:
 
 # ------------------------------------------------------------------ rows
 def _filtered(table: Any, wanted: npt.NDArray[np.bool_]) -> Any:
-    """Return some rows without metadata; a copy, so that the others are freed."""
+    """Return the wanted rows of a table, as a copy, so that the memory of the other rows is freed."""
     if wanted.all():
         return table
     return table.take(pa.array(np.flatnonzero(wanted)))
 
 
 def _sorted(table: Any, layout: Layout) -> Any:
-    """Return the rows sorted, which they are already unless they come from several layers."""
+    """Return the rows sorted by the layout's keys. Rows of a single layer are sorted already."""
     key, second = table[KEYS[layout]].to_numpy(), None
     ordered = key[1:] > key[:-1]
     if layout == "by_root":
@@ -255,9 +267,10 @@ def _sorted(table: Any, layout: Layout) -> Any:
 
 
 def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> bool:
-    """Return whether the first ``limit`` rows were read: later pieces have no key below ``then``.
+    """Return whether ``tables`` have the first ``limit`` rows; ``then`` is the smallest key of unread pieces.
 
-    A key's rows are in one layer, whose pieces are in their order.
+    Rows with a key up to ``then`` precede all unread rows: the rows of one key are in one layer, whose pieces
+    are read in order. Without unread pieces, ``then`` is None.
     """
     if then is None:
         return True
@@ -265,7 +278,7 @@ def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> 
 
 
 def _overlaps(keys: Int64s, low: Int64s, high: Int64s) -> npt.NDArray[np.bool_]:
-    """Return whether a sorted key lies in each range from low to high, shape (ranges,)."""
+    """Return which ranges from ``low`` to ``high``, both included, contain a sorted key, (ranges,)."""
     return np.asarray(np.searchsorted(keys, low, "left") < np.searchsorted(keys, high, "right"))
 
 

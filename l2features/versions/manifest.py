@@ -1,11 +1,12 @@
-"""Manifests of versions: what `manifest.json` in a version's folder says.
+"""Manifests of versions: the content of `manifest.json` in a version's folder.
 
-A version is a list of layers, oldest first. A fresh version has one layer. A renewed one has the layers of
-its base and one of its own, with the roots that were added and the file `retired` of those that were retired.
+A layer is the files that one version wrote; a version is a list of layers, oldest first. A fresh version has
+one layer. A renewed version has the layers of its base and a new layer. The new layer has the rows of added
+roots, and a file `retired` with the ids of retired roots.
 
-A row of a layer belongs to the version unless a later layer's file `retired` lists its root:
-`Manifest.removing` returns these files. A root whose missing features were computed since is in that file and
-in the rows of the same layer.
+A row of a layer belongs to the version unless the file `retired` of a later layer lists the row's root
+(`Manifest.removing`). If missing features of a root were computed since the base, the new layer lists the
+root as retired, and has new rows of it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..store.notes import Time
 from .folders import Folder, Format
 
 FORMAT = 1
-"""The newest format of a manifest that this code reads, which it writes."""
+"""Format of the manifests that this code writes, and the newest format that it reads."""
 MANIFEST = "manifest.json"
 Layout = Literal["by_root", "by_node", "roots", "retired", "missing_nodes"]
 BY_ROOT: Final = "by_root"
@@ -51,7 +52,7 @@ class VersionFile(_Model):
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """A tuple: the smallest node; the largest one. If they are unknown, the range of all ids."""
+        """A tuple: the smallest node id; the largest node id. If they are unknown, 0 and 2^63 - 1."""
         low, high = self.min_node, self.max_node
         return 0 if low is None else low, (1 << 63) - 1 if high is None else high
 
@@ -68,7 +69,7 @@ class Layer(_Model):
 
 
 class Totals(_Model):
-    """Counts of a version's roots and nodes; ``missing`` and ``empty`` nodes have no features."""
+    """Counts of roots and nodes; ``missing`` nodes were not computed yet, ``empty`` nodes could not be."""
 
     nodes: _Count
     roots: _Count
@@ -82,7 +83,7 @@ class Manifest(_Model):
     format: int = FORMAT
     number: int = Field(ge=1)
     timestamp: Time = Field(description="Time at which the nodes and roots are valid (UTC).")
-    created: Time = Field(description="When the version was made.")
+    created: Time = Field(description="When the version was made (UTC).")
     dataset: str
     l2cache_id: str
     graph_id: str
@@ -91,7 +92,9 @@ class Manifest(_Model):
     software: str
     job: str = Field("", description="Identifies the run that made the version.")
     base: int | None = Field(
-        None, ge=1, description="Number of the version that it renews; null for a fresh version."
+        None,
+        ge=1,
+        description="Number of the older version that this version renews; null for a fresh version.",
     )
     layers: tuple[Layer, ...] = Field(min_length=1)
     totals: Totals
@@ -101,9 +104,9 @@ class Manifest(_Model):
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the files of later layers that list retired roots.
+        """Return the files of later layers that list retired roots; ``layer`` is an index in ``layers``.
 
-        The rows that such roots have in this layer do not count.
+        Rows of these roots in this layer do not belong to the version.
         """
         return [file for later in self.layers[layer + 1 :] for file in later.of("retired")]
 
@@ -145,16 +148,19 @@ def read_manifest(folder: Folder, number: int) -> Manifest:
 
 
 def not_found(folder: Folder, number: int) -> VersionNotFound:
-    """Return the error for a version that does not exist; the message lists those that do.
+    """Return the error for a version that does not exist; the message lists the existing versions.
 
     Raises VersionError if the folder cannot be listed.
     """
     numbers = ", ".join(map(str, version_numbers(folder))) or "none"
-    return VersionNotFound(f"version {number} is not in {folder.url}: it has {numbers}")
+    return VersionNotFound(f"version {number} is not in {folder.url}: existing versions: {numbers}")
 
 
 def parse_manifest(content: bytes, number: int) -> Manifest:
-    """Parse a manifest. Raises like `read_manifest`."""
+    """Parse a version's manifest.
+
+    Raises DamagedVersion for a manifest that is malformed, of another version, or of a newer l2features.
+    """
     path = manifest_path(number)
     try:
         check_version(Format.model_validate_json(content).format, FORMAT, path)
@@ -166,5 +172,5 @@ def parse_manifest(content: bytes, number: int) -> Manifest:
     except UnknownFormat as error:
         raise DamagedVersion(path, str(error).removeprefix(f"{path}: ")) from error
     if manifest.number != number:
-        raise DamagedVersion(path, f"is of version {manifest.number}: expected {number}")
+        raise DamagedVersion(path, f"is the manifest of version {manifest.number}: expected version {number}")
     return manifest

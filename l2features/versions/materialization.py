@@ -1,4 +1,4 @@
-"""A version in the making: its preparation, and the record of written partitions."""
+"""A version in progress: its preparation, and the records of written partitions (ranges of its ids)."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from .renewal import Changes, find_changes
 from .units import Units, block_grid, block_of
 
 SETTLED = timedelta(seconds=60)
-"""How far in the past a version is: clocks differ, and an edit is written with a time before its end."""
+"""Minimum age of a version's time: clocks differ, and an edit's timestamp precedes the end of its write."""
 TODAY = "today"
-"""A time for schedules, the same all day, so that the same command continues."""
+"""The value of --timestamp that means the last midnight, UTC: repeated on that day, a command continues."""
 LATEST: Final = "latest"
-"""The base that is the newest version, if there is one."""
+"""The value of --base that means the newest version, if one exists."""
 RENEWALS = 20
-"""Renewals after which a version is made anew."""
+"""Maximum renewals of a fresh version; the next version is fresh again."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Materialization:
     units: Units
     url: str
     job: str = field(default_factory=lambda: uuid4().hex)
-    """Tells this run of the job from others."""
+    """Random id of this run of the job."""
     delta: bool = False
-    """Whether it is committed to the folder's Delta table."""
+    """Whether the version is to be committed to the folder's Delta table."""
 
     @property
     def plan(self) -> Plan:
@@ -72,7 +72,7 @@ class Materialization:
         return Folder(self.url)
 
     def light(self) -> Materialization:
-        """Return a copy without a renewal's roots, which may be too many for a pipeline's description."""
+        """Return a copy without the ids of a renewal's roots, which may be too many to send to workers."""
         plan = self.plan.model_copy(update={"made": (), "retired": ()})
         return replace(self, units=replace(self.units, plan=plan))
 
@@ -80,7 +80,9 @@ class Materialization:
         """Return a copy with the renewal's roots, read from the plan in the folder. Raises VersionError."""
         plan = read_plan(self.folder, self.plan.number)
         if plan is None or not plan.same_work(self.plan):
-            raise VersionError(f"the plan of version {self.plan.number} in {self.url} was replaced")
+            raise VersionError(
+                f"the plan of version {self.plan.number} in {self.url} was replaced: run the command again"
+            )
         return replace(self, units=replace(self.units, plan=plan))
 
     def open_store(self) -> Store:
@@ -105,7 +107,7 @@ class WantedVersion:
 
 
 def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
-    """Return the version to make; ``choose_box`` picks the part of the grid.
+    """Return the version to make, and write its plan; ``choose_box`` returns the chunks of a given grid.
 
     Raises ConfigError, GraphError, StoreError or VersionError before any row is read.
     """
@@ -139,7 +141,7 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
 
 
 def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
-    """Return the last version's plan if it is the same work and its job was killed during clean-up."""
+    """Return the newest version's plan if it makes the wanted version and its job was killed in clean-up."""
     number = wanted.number - 1
     plan = read_plan(folder, number) if number else None
     if plan is None or not plan.same_work(wanted) or not leftovers(folder, read_manifest(folder, number)):
@@ -148,7 +150,7 @@ def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
 
 
 def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
-    """Return the time of a version; ``today`` is the last midnight, UTC.
+    """Parse the timestamp of a version; ``today`` is the last midnight, UTC.
 
     Raises ConfigError unless the time lies at least ``settled`` in the past.
     """
@@ -159,14 +161,14 @@ def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
         raise ConfigError(f"--settle_seconds {settled.total_seconds():g}: expected 0 or more")
     if time > now - settled:
         raise ConfigError(
-            f"timestamp {timestamp!r}: expected one before {iso_text(now - settled)}, "
-            f"{settled.total_seconds():g} s ago: edits after that may not be complete yet"
+            f"timestamp {timestamp!r}: expected a time at least {settled.total_seconds():g} s in the past "
+            f"(before {iso_text(now - settled)}), since later edits may be incomplete"
         )
     return time
 
 
 def _base(folder: Folder, wanted: WantedVersion) -> int | None:
-    """Return the number of the version to renew; None if a fresh one is due or wanted."""
+    """Return the number of the version to renew; None if the new version is to be fresh."""
     if wanted.base is None:
         return None
     if not wanted.dataset.has_graph:
@@ -181,7 +183,7 @@ def _base(folder: Folder, wanted: WantedVersion) -> int | None:
 
 
 def _changed(folder: Folder, units: Units, plan: Plan) -> Plan:
-    """Complete the plan of a renewal with the roots that changed."""
+    """Return the plan; for a renewal, with the roots that changed since the base version."""
     if plan.base is None:
         return plan
     base = read_manifest(folder, plan.base)
@@ -202,22 +204,23 @@ def _changed(folder: Folder, units: Units, plan: Plan) -> Plan:
 
 
 def _check_base(base: Manifest, plan: Plan) -> None:
-    """Raise ConfigError for a base that is not of the same data, or not older."""
+    """Raise ConfigError unless the base version is of the same data as the plan, and older."""
     for name in ("dataset", "l2cache_id", "graph_id", "cv_path", "box"):
         was, now = getattr(base, name), getattr(plan, name)
         if was != now:
-            raise ConfigError(f"--base {base.number} is of {name} {was!r}: expected {now!r}")
+            raise ConfigError(f"--base {base.number} has {name} {was!r}: expected {now!r}")
     if base.timestamp >= plan.timestamp:
         raise ConfigError(
-            f"--base {base.number} is of {iso_text(base.timestamp, 'milliseconds')}: "
-            f"expected one before {iso_text(plan.timestamp, 'milliseconds')}"
+            f"--base {base.number} has timestamp {iso_text(base.timestamp, 'milliseconds')}: expected "
+            f"a version older than {iso_text(plan.timestamp, 'milliseconds')}, the new version's timestamp"
         )
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan with blocks and partitions, which follow from a sample of the plan's chunks or roots.
+    """Return the plan with the size of blocks and the bounds of partitions.
 
-    Blocks are smaller if the sample has too many nodes for a worker.
+    Both follow from a sample of the plan's chunks or, in a renewal, roots. Blocks are smaller if the sampled
+    chunks have so many nodes that a block would have more than `UNIT_ROWS`.
     """
     plan = units.plan
     if plan.units == 0:
@@ -241,7 +244,7 @@ def divided(units: Units) -> Plan:
 
 
 def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
-    """Return the plan with the largest blocks that hold `UNIT_ROWS` nodes at ``most`` nodes a chunk."""
+    """Return the plan with the largest blocks that have `UNIT_ROWS` nodes at most, at ``most`` per chunk."""
     block = BLOCK
     while block > 1 and most * block**3 > UNIT_ROWS:
         block //= 2
@@ -255,7 +258,7 @@ def done_path(plan: Plan, partition: Partition) -> str:
 
 
 def read_done(run: Materialization, partition: Partition) -> Written | None:
-    """Return what an earlier run wrote for a partition, if all files are whole; else None."""
+    """Return the record of a partition that an earlier run wrote; None unless all its files are complete."""
     written = run.folder.read_record(done_path(run.plan, partition), Written)
     there = written and all(run.folder.size(file.path) == file.bytes for file in written.files)
     return written if there else None

@@ -15,7 +15,7 @@ from ..query.reader import Status
 NODE_ROW = np.dtype(
     [("root", "<u8"), ("missing", "?"), ("present", "?", (len(NAMES),)), ("features", FEATURES)]
 )
-"""A node: its root, whether the store has no row of it, and the row with the mask of its attributes."""
+"""Dtype of a node: its root, whether the store lacks its row, which attributes are present, the row."""
 
 
 class StatedRows(NamedTuple):
@@ -26,14 +26,14 @@ class StatedRows(NamedTuple):
 
 
 def blank(nodes: NodeRoots) -> np.ndarray:
-    """Return nodes (n,) without rows, dtype `NODE_ROW`."""
+    """Return nodes (n,) as `NODE_ROW`, all marked as missing; `put_rows` fills in their features."""
     out = np.zeros(len(nodes.l2_ids), dtype=NODE_ROW)
     out["root"], out["features"]["label"], out["missing"] = nodes.roots, nodes.l2_ids, True
     return out
 
 
 def put_rows(nodes: np.ndarray, rows: Rows) -> None:
-    """Fill in the nodes (dtype `NODE_ROW`) whose rows the store has; ``rows`` are sorted by id."""
+    """Copy features from ``rows``, sorted by id, to nodes (dtype `NODE_ROW`); other nodes stay missing."""
     if not len(rows) or not len(nodes):
         return
     ids = labels(nodes)

@@ -1,4 +1,4 @@
-"""A Parquet file of a version while it is written: its bytes are hashed as they pass."""
+"""A Parquet file of a version that is written and hashed at the same time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from .folders import Folder
 from .manifest import Layout, VersionFile
 
 GROUP_ROWS = 20_000
-"""Rows of a row group, so that one neuron is in a few of them."""
+"""Rows of a row group: so many that the rows of a neuron are in few row groups."""
 
 
 class OpenFile:
-    """A Parquet file that appears when it is closed, and is removed if the block of ``stack`` fails first."""
+    """A Parquet file that is being written. It appears in the folder when it is closed.
+
+    If the block of ``stack`` fails before, the file is removed.
+    """
 
     def __init__(
         self, folder: Folder, path: str, layout: Layout, stack: ExitStack, group_rows: int = GROUP_ROWS
@@ -72,7 +75,7 @@ class OpenFile:
         )
 
     def _flush(self, least: int) -> None:
-        """Write full row groups; the last one may have ``least`` rows."""
+        """Write the waiting rows in full row groups; with ``least`` 1, also the rest, as a smaller one."""
         table = pa.concat_tables(self._waiting) if self._waiting else schema_of(self.layout).empty_table()
         size = self.group_rows
         full = len(table) if least == 1 else len(table) // size * size
@@ -82,7 +85,7 @@ class OpenFile:
 
 
 class _Hashing(io.RawIOBase):
-    """A stream that hashes and counts the bytes written to another."""
+    """A stream that passes bytes to another stream, and hashes and counts them."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.digest, self.size, self.ended = stream, sha256(), 0, False
@@ -108,7 +111,7 @@ class _Hashing(io.RawIOBase):
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the other stream open, which its own block closes."""
+        """Leave the other stream open: `Folder.writing` closes it."""
 
     def writable(self) -> bool:
         return True

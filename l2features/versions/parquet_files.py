@@ -27,11 +27,11 @@ KEYS: dict[Layout, str] = {
     "retired": ROOT_ID,
     "missing_nodes": ROOT_ID,
 }
-"""The column that the rows of a layout are sorted by first."""
+"""The column by which the rows of each layout are sorted first."""
 FOOTER_BYTES, RETIRED_BYTES = 64_000_000, 128_000_000
-"""Sizes of the caches of footers and of retired roots."""
+"""Sizes of the caches of footers and of retired roots, in bytes."""
 BYTES_PER_ENTRY = 200
-"""What an entry takes beside its content."""
+"""Bytes of a cache entry besides its value."""
 T = TypeVar("T")
 
 
@@ -71,7 +71,7 @@ class ParquetFiles:
     """The Parquet files of a folder of versions. Threads may share this object.
 
     Caches use the sha256 of a file as the key, so that a new file is not mistaken for a deleted one at the
-    same path. All methods raise VersionError, and DamagedVersion for a file that differs from its manifest.
+    same path. All methods raise VersionError; for a file that differs from its manifest, DamagedVersion.
     """
 
     def __init__(
@@ -111,7 +111,10 @@ class ParquetFiles:
                 table = parquet.read_row_group(group, columns=list(columns), use_threads=False)
                 table = table.select(columns)
                 if table.schema.types != expected:
-                    raise DamagedVersion(file.path, f"has unexpected types in {', '.join(columns)}")
+                    types, named = (", ".join(map(str, kinds)) for kinds in (table.schema.types, expected))
+                    raise DamagedVersion(
+                        file.path, f"has types {types} in {', '.join(columns)}: expected {named}"
+                    )
                 yield table
 
     def _read_footer(self, file: VersionFile) -> Footer:
@@ -134,7 +137,10 @@ class ParquetFiles:
 
     @contextmanager
     def _opened(self, file: VersionFile, metadata: Any = None) -> Iterator[Any]:
-        """Yield a file as a `pyarrow.parquet.ParquetFile`; what fails in the block becomes DamagedVersion."""
+        """Yield a file as a `pyarrow.parquet.ParquetFile`. Turns errors of pyarrow into DamagedVersion.
+
+        A failed read of a file in a bucket becomes VersionError: the file may be intact.
+        """
         try:
             source = self.folder.open(file.path)
         except VersionError as error:
@@ -171,7 +177,7 @@ def _ends(group: Any, place: int, path: str, name: str) -> tuple[int, int]:
         return 0, -1
     statistics = group.column(place).statistics
     if statistics is None or not statistics.has_min_max:
-        raise DamagedVersion(path, f"has no statistics of {name}")
+        raise DamagedVersion(path, f"has a row group without statistics of {name}")
     return statistics.min, statistics.max
 
 

@@ -1,6 +1,6 @@
-"""Divide rows among partitions of roots and of nodes, and write the files of one partition.
+"""Divide rows among partitions (ranges of root ids or of node ids), and write the files of a partition.
 
-The same rows give the same bytes, in whatever order they come.
+The bytes of the files do not depend on the order in which rows arrive.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .plan import Plan
 
 LAYOUTS: tuple[Layout, ...] = (BY_ROOT, BY_NODE)
 Parts = Callable[[], Iterable[np.ndarray]]
-"""Returns the parts of a partition's rows, each time it is called."""
+"""A function that returns a partition's rows in several arrays. It may be called several times."""
 
 
 class Sizes(NamedTuple):
@@ -38,8 +38,8 @@ class Sizes(NamedTuple):
     Args:
         file_rows: maximum rows of a file (about 260 MB).
         group_rows: rows of a row group; one neuron should be in few row groups.
-        most_rows: rows of a partition that are sorted at once; a larger partition is read several times.
-        summary_rows: maximum nodes that are summarized at once, unless a single root has more.
+        most_rows: maximum rows that are sorted at once; a larger partition is read several times.
+        summary_rows: maximum nodes that are summarized at once; a larger root is summarized alone.
     """
 
     file_rows: int = 4_000_000
@@ -55,7 +55,7 @@ _WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, NODE_ROW.itemsize, dtyp
 
 
 class Partition(NamedTuple):
-    """A range of roots (layout ``by_root``) or of nodes (``by_node``)."""
+    """One of the ranges of root ids (layout ``by_root``) or node ids (``by_node``) that divide the rows."""
 
     layout: Layout
     number: int
@@ -64,8 +64,8 @@ class Partition(NamedTuple):
 class Written(BaseModel):
     """The files of a partition and, for a partition of roots, counts of their content.
 
-    ``digest`` is a sum over the rows, independent of their order. The digests of the partitions by root have
-    the same sum as those of the partitions by node, unless rows changed in between.
+    ``digest`` is a checksum of the rows, independent of their order. The digests of all partitions by root
+    have the same sum as those of all partitions by node, unless the table's rows changed meanwhile.
     """
 
     layout: Layout
@@ -119,7 +119,7 @@ class PartitionWriter:
     sizes: Sizes = DEFAULT_SIZES
 
     def write(self, partition: Partition, parts: Parts) -> Written:
-        """Write the files of a partition. Raises VersionError."""
+        """Write the files of a partition from its rows. Raises VersionError."""
         digest = 0
         with ExitStack() as stack:
             done = _Files(self, partition, stack)
@@ -136,7 +136,7 @@ class PartitionWriter:
             return done.written(digest % (1 << 64))
 
     def retired(self, roots: Ids) -> VersionFile:
-        """Write the file of roots whose rows in older layers do not belong to the version."""
+        """Write the file of retired roots, whose rows in files of older versions are not in this version."""
         path = f"{folder_name(self.number)}/{RETIRED}.parquet"
         with ExitStack() as stack:
             file = OpenFile(self.folder, path, RETIRED, stack, self.sizes.group_rows)
@@ -170,7 +170,7 @@ class PartitionWriter:
 
 
 def _batches(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of roots with up to ``most`` nodes in all, or one root."""
+    """Yield ranges (first, end) of roots, ``end`` excluded, with up to ``most`` nodes or with one root."""
     first = 0
     while first < len(ends):
         before = ends[first - 1] if first else 0
@@ -180,7 +180,10 @@ def _batches(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _sorted_ranges(parts: Parts, layout: Layout, most: int) -> Iterator[np.ndarray]:
-    """Yield the rows in sorted parts of about ``most``, or one root: all at once where they are few."""
+    """Yield the rows in sorted arrays: up to ``most`` rows as one array, more as several of about ``most``.
+
+    The rows of a root are never in two arrays.
+    """
     counts, keys = 0, list[Ids]()
     for part in parts():
         keys.append(key_of(part, layout)[-counts % SAMPLED :: SAMPLED])
@@ -199,7 +202,7 @@ def _sorted_ranges(parts: Parts, layout: Layout, most: int) -> Iterator[np.ndarr
 
 @dataclass
 class _Files:
-    """The open files of a partition, one for each layout, and those that are full."""
+    """The files of a partition in progress: the ``open`` file of each layout, and the ``full`` files."""
 
     writer: PartitionWriter
     partition: Partition
@@ -209,7 +212,7 @@ class _Files:
     counts: Counter[str] = field(default_factory=Counter)
 
     def put(self, layout: Layout, table: Any) -> None:
-        """Append rows to the file of a layout, and to new ones where it is full."""
+        """Append rows to the open file of a layout; begin a new file when it is full."""
         most = self.writer.sizes.file_rows
         while len(table):
             file = self.open.get(layout)
@@ -227,7 +230,7 @@ class _Files:
         return OpenFile(self.writer.folder, path, layout, self.stack, self.writer.sizes.group_rows)
 
     def written(self, digest: int) -> Written:
-        """Close all files, which appear only now, and return them."""
+        """Close the open files; return all files of the partition, with the digest and the counts."""
         for layout in list(self.open):
             self._close(layout)
         files = sorted(self.full, key=lambda file: file.path)

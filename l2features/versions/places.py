@@ -1,4 +1,4 @@
-"""The folder of a data set's versions, from the key ``versions`` of its entry or from a note of its table."""
+"""The folder of a data set's versions, named in the data sets file or else in a note of the table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..store.notes import read_note
 from .folders import Folder
 
 NOTE = "versions"
-"""Name of the note with the URL of the folder."""
+"""Name of the note that has the URL of the folder of versions."""
 
 
 class Place(BaseModel):
-    """The folder of a table's versions."""
+    """The content of the note: the URL of the folder with a table's versions."""
 
     url: str
 
@@ -23,7 +23,8 @@ class Place(BaseModel):
 def versions_folder(dataset: Dataset, notes: TableNotes) -> Folder:
     """Return the folder of a data set's versions.
 
-    Raises VersionNotFound if no folder is known, ConfigError for a malformed URL, and StoreError.
+    Raises VersionNotFound if neither the data sets file nor the table names a folder, ConfigError for a
+    malformed URL, and StoreError.
     """
     if dataset.versions is not None:
         return Folder(dataset.versions)
@@ -31,6 +32,6 @@ def versions_folder(dataset: Dataset, notes: TableNotes) -> Folder:
     if place is None:
         raise VersionNotFound(
             f"data set {dataset.name!r} has no versions: make one with `l2features materialize`, "
-            "or name a folder of versions by the key 'versions'"
+            "or name a folder of versions in the data sets file by the key 'versions'"
         )
     return Folder(place.url)

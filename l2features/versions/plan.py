@@ -1,6 +1,6 @@
-"""The plan of a version: which part of the data set it holds, and how its work and its files are divided.
+"""The plan of a version: which part of the data set it has, and how its work and its files are divided.
 
-The plan is written once, before the work begins. A job that is run again finds it and makes the same files.
+The plan is written before the work begins. A job that is run again finds the plan and makes the same files.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from .folders import Folder
 from .manifest import folder_name, version_numbers
 
 FORMAT = 1
-"""The newest format of a plan that this code reads, which it writes."""
+"""Format of the plans that this code writes, and the newest format that it reads."""
 PLAN = "plan.json"
 BLOCK = 8
-"""Chunks of a block along each axis, unless it has too many nodes."""
+"""Chunks of a block along each axis; fewer if a block would have more than `UNIT_ROWS` nodes."""
 UNIT_ROWS = 1_000_000
-"""Nodes of a block at most, as the sample has it: a worker holds about 220 bytes of each."""
+"""Maximum nodes of a block, estimated from a sample; a worker needs about 220 bytes of memory per node."""
 ROOTS_PER_UNIT = 16
 """Roots that a renewal reads at a time."""
 PARTITION_ROWS = 4_000_000
-"""Rows of a partition on average: in EM, about 65 bytes each in a file, 260 MB."""
+"""Average rows of a partition; at about 65 bytes per row (EM data), a file has 260 MB."""
 SAMPLE, SAMPLE_EDGE = 32, 2
-"""Boxes, or units of a renewal, whose nodes are counted to divide the work; chunks along a box's edge."""
+"""Number of sampled boxes (in a renewal, of groups of roots) whose nodes are counted to divide the work; and
+chunks along a box's edge."""
 _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 class Plan(BaseModel):
     """The planned content of a version.
 
-    Its rows come from ``units``: blocks of chunks or, in a renewal, parts of ``made``. Partition i of the
-    roots begins at ``root_bounds[i - 1]``, partition i of the nodes at ``node_bounds[i - 1]``.
+    The work is divided into ``units``: each reads the nodes of a block of chunks or, in a renewal, of
+    `ROOTS_PER_UNIT` of the roots ``made``. The files are divided into partitions: partition i of the roots
+    begins at the id ``root_bounds[i - 1]``, partition i of the nodes at ``node_bounds[i - 1]``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,7 +64,7 @@ class Plan(BaseModel):
     retired: tuple[_Id, ...] = ()
 
     def chunk_box(self, geometry: Geometry) -> ChunkBox:
-        """Return the part of the grid. Raises ConfigError if the grid has changed."""
+        """Return the chunks of the plan's ``box``. Raises ConfigError if the grid has changed."""
         return parse_box(self.box, geometry.grid)
 
     def same_work(self, other: Plan) -> bool:
@@ -109,7 +111,7 @@ def check_ours(folder: Folder, number: int) -> None:
         if not name.startswith(f".{PLAN}."):  # of a job that was killed, or writes its plan
             raise VersionError(
                 f"{folder.url}/{folder_name(number)} has {name!r} but no {PLAN}: expected an empty folder, "
-                "or that of a version"
+                "or a version's folder"
             )
 
 
@@ -127,21 +129,21 @@ def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
 
 
 def chunk_bounds(box: ChunkBox, geometry: Geometry, partitions: int) -> tuple[int, ...]:
-    """Return the first chunk id of each partition but the first; partitions have equally many chunks."""
+    """Return the first chunk id of each partition but the first, for partitions of equally many chunks."""
     places = np.arange(1, partitions) * len(box) // partitions
     chunks = np.stack(np.unravel_index(places, box.shape), axis=-1) + np.array(box.start)
     return tuple(sorted(set(geometry.layout.chunk_id_array(chunks).tolist())))
 
 
 def evenly_spread(n: int, count: int) -> Iterable[int]:
-    """Return ``count`` evenly spread numbers below n, or all numbers below n if there are fewer."""
+    """Return ``count`` evenly spread integers from 0 to n - 1, or all of these if n is smaller."""
     return range(n) if n <= count else (i * n // count for i in range(count))
 
 
 def _other_work(folder: Folder, wanted: Plan, found: Plan | None) -> str:
     number = wanted.number
     if found is None:
-        return f"version {number} in {folder.url} is being deleted"
+        return f"version {number} in {folder.url} is being deleted: run the command again"
     return (
         f"version {number} in {folder.url} is unfinished, for data set {found.dataset!r} at "
         f"{_shown(found)}: expected {wanted.dataset!r} at {_shown(wanted)}; finish it with its own options, "

@@ -1,4 +1,4 @@
-"""Deletion of a version, unless another one needs it."""
+"""Deletion of a version that no other version needs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .manifest import (
 from .plan import PLAN, plan_path, read_plan
 
 OURS = {PLAN, MANIFEST, BY_ROOT, BY_NODE, ROOTS, MISSING_NODES, f"{RETIRED}.parquet", WORK}
-"""What a version's folder contains."""
+"""Names of the files and subfolders in a version's folder."""
 
 
 def is_unfinished(folder: Folder, number: int) -> bool:
     """Return whether a version has no manifest: it is unfinished or being deleted.
 
-    Raises VersionNotFound, and VersionError for a folder that is not a version's.
+    Raises VersionNotFound for a missing or empty folder, and VersionError for a folder with other content.
     """
     names = folder.names(folder_name(number))
     if not names:
@@ -42,7 +42,7 @@ def is_unfinished(folder: Folder, number: int) -> bool:
 
 
 def standing_on(folder: Folder, number: int) -> list[int]:
-    """Return the versions, unfinished ones included, that need the files of a version.
+    """Return the numbers of the versions, also unfinished ones, that need the files of a version.
 
     Raises VersionError if a manifest or a plan is malformed.
     """

@@ -1,7 +1,7 @@
-"""What changes from a version to its renewal: roots that were retired and made, and those to look up again.
+"""The roots that change from a version to its renewal.
 
-A root with nodes that had no features is looked up again: if some have features now, it is retired and made
-like an edited root.
+These are the roots that edits retired or made, and the roots with nodes whose missing features were computed
+since. Such a root is treated like an edited root: its old rows are retired, and it is made again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Changes(NamedTuple):
 def find_changes(
     folder: Folder, base: Manifest, graph: Graph, store: Store, geometry: Geometry, time: datetime
 ) -> Changes:
-    """Return how a version at a time differs from its base. Raises GraphError, StoreError, VersionError."""
+    """Return the roots that change from ``base`` to a version at a time.
+
+    Raises GraphError, StoreError or VersionError.
+    """
     changed = graph.changed_roots(geometry, base.timestamp, time)
     filled, listed = [as_ids([])], 0
     for roots, nodes in _missing(folder, base):
@@ -45,15 +48,15 @@ def find_changes(
         filled.append(roots[kept][found])
     if listed != base.totals.missing:
         raise VersionError(
-            f"version {base.number} lists {listed} nodes without features: expected {base.totals.missing} as "
-            "its manifest says; --rebase makes a version without a base"
+            f"version {base.number} lists {listed} nodes without features: expected {base.totals.missing} by "
+            "its manifest; --rebase makes a version without a base"
         )
     again = sorted_unique(np.concatenate(filled))
     return Changes(*(sorted_unique(np.concatenate([ids, again])) for ids in (changed.retired, changed.made)))
 
 
 def _missing(folder: Folder, base: Manifest) -> Iterator[tuple[Ids, Ids]]:
-    """Yield the roots and the ids of nodes that had no features, in parts."""
+    """Yield tuples: roots, (n,); ids of the nodes of these roots that have no features in ``base``, (n,)."""
     reader = VersionReader(ParquetFiles(folder), base)
     for table in reader.batches(MISSING_NODES, [ROOT_ID, L2_ID]):
         if len(table):

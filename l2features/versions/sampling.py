@@ -16,9 +16,9 @@ from .lookup import VersionReader
 from .verify import Findings
 
 NODES, ROOTS, GROUPS = 1_000, 20, 20
-"""Nodes and roots that are compared, and the row groups that the nodes are taken from."""
+"""Numbers of nodes and of roots that are compared, and of row groups from which the nodes are taken."""
 MOST_NODES = 40_000
-"""Larger roots are not compared."""
+"""Roots with more nodes are not compared."""
 
 
 def verify_samples(
@@ -27,7 +27,7 @@ def verify_samples(
     """Compare random nodes and roots of a version with the graph and the table; return the number of nodes.
 
     Roots and valid nodes are compared with the graph at the version's time, features with the table. A node
-    that had no features in the version may have some in the table. Raises GraphError and StoreError.
+    without features in the version may have features in the table. Raises GraphError and StoreError.
     """
     rng = np.random.default_rng(seed)
     nodes = _random_nodes(version, rng)
@@ -37,14 +37,14 @@ def verify_samples(
     now = graph.roots_of(table.geometry, unsigned(rows[L2_ID]), version.manifest.timestamp)
     for place in np.flatnonzero(now != roots).tolist():
         node = rows[L2_ID][place].as_py()
-        found.add(f"node {node}: root is {roots[place]}, expected {now[place]}, as the graph has it")
+        found.add(f"node {node}: root is {roots[place]}, expected {now[place]} as in the graph")
     some = rng.permutation(np.unique(roots))[:ROOTS]
     _compare_roots(version, table, graph, sorted_unique(np.sort(some)), found)
     return len(rows)
 
 
 def _random_nodes(version: VersionReader, rng: np.random.Generator) -> Ids:
-    """Return the nodes of some row groups."""
+    """Return about `NODES` random node ids from random row groups, sorted."""
     groups = [
         (file, layer, group)
         for layer, file in version.manifest.files("by_node")
@@ -65,7 +65,7 @@ def _compare_features(rows: Any, table: Reader, found: Findings) -> None:
     missing = np.isin(answer.status, (Status.MISSING, Status.FAILED))
     was_missing = rows[MISSING].to_numpy(zero_copy_only=False)
     for node in unsigned(rows[L2_ID])[missing & ~was_missing].tolist():
-        found.add(f"node {node}: has a row in the version, and none in the table")
+        found.add(f"node {node}: has a row in the version, but none in the table")
     expected = node_table(unsigned(rows[ROOT_ID]), answer.rows, missing, table.geometry)
     both = ~missing & ~was_missing
     for name in NODE_COLUMNS[2:-1]:
@@ -73,14 +73,14 @@ def _compare_features(rows: Any, table: Reader, found: Findings) -> None:
         same = pc.or_(pc.fill_null(pc.equal(was, now), False), pc.and_(pc.is_null(was), pc.is_null(now)))
         for place in np.flatnonzero(~same.to_numpy(zero_copy_only=False) & both).tolist():
             where = f"node {rows[L2_ID][place].as_py()}: {name}"
-            found.add(f"{where} is {was[place].as_py()}, and {now[place].as_py()} in the table")
+            found.add(f"{where} is {was[place].as_py()}, expected {now[place].as_py()} as in the table")
 
 
 def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: Ids, found: Findings) -> None:
     summaries = version.roots(roots, [N_NODES]).table
     known, counts = unsigned(summaries[ROOT_ID]), summaries[N_NODES].to_numpy()
     for root in np.setdiff1d(roots, known).tolist():
-        found.add(f"root {root}: has nodes, and no summary")
+        found.add(f"root {root}: has nodes, but no summary")
     known, counts = known[counts <= MOST_NODES], counts[counts <= MOST_NODES]
     rows = version.nodes_of(known, []).table
     owners, nodes = unsigned(rows[ROOT_ID]), unsigned(rows[L2_ID])
@@ -92,7 +92,7 @@ def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: I
             continue
         expected = _in_box(version, table, in_graph.l2_ids.get(root, as_ids([])))
         if not np.array_equal(own, expected):
-            found.add(f"root {root}: {len(own)} nodes, not the {len(expected)} of the graph")
+            found.add(f"root {root}: its {len(own)} nodes differ from the {len(expected)} nodes in the graph")
 
 
 def _in_box(version: VersionReader, table: Reader, nodes: Ids) -> Ids:

@@ -1,4 +1,4 @@
-"""Intermediate rows of a run without Beam: files per unit, in a folder that all workers share."""
+"""Intermediate rows of a run without Beam: a file per unit of work, in a folder that all workers share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Spill:
     """A folder that stores the rows of each unit twice: sorted by root and node, and sorted by node.
 
-    So the rows of a partition can be read without others.
+    So a partition's rows can be read without reading other rows. A unit is the part of the work that a worker
+    does at a time: a block of chunks, or some roots.
     """
 
     path: Path
@@ -36,7 +37,10 @@ class Spill:
         return self._file(unit).exists()
 
     def put(self, unit: int, rows: np.ndarray) -> None:
-        """Keep the rows of a unit, sorted by root and node, unless they exist. Raises VersionError."""
+        """Write the file of a unit, unless it exists; ``rows`` are sorted by root and node.
+
+        Raises VersionError.
+        """
         content = rows.tobytes() + rows[np.argsort(labels(rows))].tobytes()
         Folder(str(self.path)).create(self._file(unit).name, content)
 
@@ -55,7 +59,7 @@ class Spill:
             yield np.array(own[first:last])
 
     def open_worker(self, light: Materialization) -> Callable[[Chunk], None]:
-        """Return the function by which a worker processes a unit, whose number is a chunk's x."""
+        """Return the function with which a worker reads and stores a unit, numbered by ``chunk.x``."""
         source = light.whole().units.open()
 
         def scan(chunk: Chunk) -> None:
@@ -64,7 +68,7 @@ class Spill:
         return scan
 
     def open_writer(self, run: Materialization, parts: Sequence[Partition]) -> Callable[[Chunk], Written]:
-        """Return the function by which a worker writes a partition: ``parts[chunk.x]``."""
+        """Return the function with which a worker writes the files of a partition: ``parts[chunk.x]``."""
         from .materialization import put_done
 
         writer = run.writer()
@@ -82,7 +86,7 @@ class Spill:
 
 
 def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """Return the rows in a file, memory-mapped so that they are read when used. Raises VersionError."""
+    """Return the rows in a file as a memory map, which reads them when they are used. Raises VersionError."""
     try:
         return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""SQL over a version, by DuckDB, which reads its files in place.
+"""SQL over a version: DuckDB reads the version's files in place.
 
-Files on a disk are read by DuckDB itself, those elsewhere as pyarrow data sets; so no extension of DuckDB is
-installed or loaded.
+DuckDB itself reads files on a disk. It receives other files as pyarrow data sets, so no extension of DuckDB
+is installed or loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .columns import node_schema, retired_schema, root_schema
 from .manifest import Layout, Manifest
 
 VIEWS: dict[str, Layout] = {"nodes": "by_root", "nodes_by_id": "by_node", "roots": "roots"}
-"""The layout of each view."""
+"""The layout of the files behind each view."""
 BATCH_ROWS = 50_000
 _GLOB = re.compile(r"([*?\[])")
 _SETTINGS = ("autoinstall_known_extensions = false", "autoload_known_extensions = false")
@@ -58,21 +58,25 @@ class VersionSql:
                 self._connection.execute(f"SET {setting}")
 
     def batches(self, query: str) -> Any:
-        """Return the result of a query as a `pyarrow.RecordBatchReader`; read the result inside `errors`.
+        """Return the result of a query as a `pyarrow.RecordBatchReader`.
 
-        Raises ConfigError for anything but one valid SELECT statement.
+        Read the batches in ``with self.errors():``, which turns DuckDB's errors into ConfigError or
+        VersionError. Raises ConfigError for anything but one valid SELECT statement.
         """
         with self.errors():
             statements = self._connection.extract_statements(query)
             kinds = [statement.type.name for statement in statements]
             if kinds != ["SELECT"]:
                 found = ", ".join(kinds) or "nothing"
-                raise ConfigError(f"expected one SELECT statement, got {found}: queries write nothing")
+                raise ConfigError(f"expected one SELECT statement, got {found}: a query cannot write")
             result = self._connection.sql(query)
             return result.to_arrow_reader(BATCH_ROWS)
 
     def table(self, query: str) -> Any:
-        """Return the result of a query as an Arrow table. Raises like `batches`."""
+        """Return the result of a query as an Arrow table.
+
+        Raises ConfigError for anything but one valid SELECT statement, and VersionError if reading fails.
+        """
         reader = self.batches(query)
         with self.errors():
             return reader.read_all()
@@ -95,7 +99,7 @@ class VersionSql:
 
     # ------------------------------------------------------------------ views
     def _view(self, view: str, manifest: Manifest, files: Files) -> str:
-        """Return the statement that makes a view: a part per layer, each without the roots retired since."""
+        """Return the SQL that creates a view: the union of all layers, each without roots retired later."""
         layout, schema = VIEWS[view], root_schema() if view == "roots" else node_schema()
         columns, parts = ", ".join(schema.names), list[str]()
         for i, layer in enumerate(manifest.layers):
@@ -124,7 +128,7 @@ class VersionSql:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Faults of the query become ConfigError, of the files VersionError."""
+        """Turn errors in the query into ConfigError, and errors in reading files into VersionError."""
         errors = self._duckdb
         try:
             yield
@@ -137,7 +141,7 @@ class VersionSql:
 
 
 def _text(value: str) -> str:
-    """Return a text as SQL.
+    """Return a text as a quoted SQL string.
 
     >>> print(_text("it's"))
     'it''s'
@@ -146,7 +150,7 @@ def _text(value: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """Return the first line of an error, and what DuckDB suggests."""
+    """Return an error in one line, without the lines that point into the query."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("LINE ", "^"))]
     return " ".join(kept)[:400]

@@ -1,4 +1,4 @@
-"""Read the rows of one unit of work: the valid nodes of a block of chunks, or those of some new roots."""
+"""Read the rows of one unit of work: the valid nodes in a block of chunks, or the nodes of some new roots."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..core.ids import Ids, as_ids, sorted_unique
 from ..graph.base import NodeRoots
 from ..ingest.source import open_dataset_graph
 from ..ingest.steps import in_attempts
+from ..neurons.root_summaries import too_large
 from ..store.base import DONE, open_store
 from .node_rows import blank, labels, put_rows
 from .plan import ROOTS_PER_UNIT, Plan
@@ -26,12 +27,12 @@ T = TypeVar("T")
 THREADS = 4
 """Chunks whose rows are read at the same time."""
 MOST_NODES = 200_000_000
-"""Maximum nodes of the roots of a unit."""
+"""Maximum number of L2 nodes of a root."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """The source of a version's units; small enough to send to every worker."""
+    """What is needed to read a version's units of work; small enough to send to every worker."""
 
     dataset: Dataset
     geometry: Geometry
@@ -43,7 +44,7 @@ class Units:
         return UnitSource(self)
 
     def box(self, unit: int) -> ChunkBox:
-        """Return the chunks of a block."""
+        """Return the chunks in the block of a unit."""
         return block_of(self.plan.chunk_box(self.geometry), self.plan.block, unit)
 
     def roots(self, unit: int) -> Ids:
@@ -52,7 +53,7 @@ class Units:
 
 
 class UnitSource:
-    """Reads units; holds the graph and the store open."""
+    """Reads the nodes of units of work; keeps the graph and the store open."""
 
     def __init__(self, units: Units) -> None:
         self.units, self.geometry = units, units.geometry
@@ -115,12 +116,14 @@ class UnitSource:
         return rows
 
     def _check_ingested(self, box: ChunkBox) -> None:
-        """Raise StoreError if a chunk of a data set without a graph has no nodes yet."""
+        """Raise StoreError if a chunk was not ingested. For a data set without a graph."""
         chunk_ids = self.geometry.layout.chunk_id_array(list(box.in_order()))
         for chunk_id in chunk_ids[self.store.chunk_states(chunk_ids) != DONE].tolist():
             if self.store.segments(chunk_id) is None:
                 chunk = Chunk(*self.geometry.layout.chunk_coordinates(as_ids([chunk_id]))[0].tolist())
-                raise StoreError(f"chunk {chunk} was not ingested: ingest it, or choose others by --chunks")
+                raise StoreError(
+                    f"chunk {chunk} was not ingested: ingest it, or choose other chunks by --chunks"
+                )
 
     def _roots(self, roots: Ids) -> np.ndarray:
         rows = blank(nodes := self._nodes_of(roots))
@@ -130,7 +133,8 @@ class UnitSource:
     def _nodes_of(self, roots: Ids) -> NodeRoots:
         found = self.graph.root_nodes(self.geometry, roots, MOST_NODES)
         if found.errors or found.too_large:
-            root, why = next(iter({**found.errors, **found.too_large}.items()))
+            large = {root: too_large(size, MOST_NODES) for root, size in found.too_large.items()}
+            root, why = next(iter({**found.errors, **large}.items()))
             raise GraphError(f"root {root}: {why}")
         unknown = roots[~np.isin(roots, as_ids(found.l2_ids))]
         if len(unknown):
@@ -150,7 +154,7 @@ def block_grid(box: ChunkBox, edge: int) -> Triple:
 
 
 def block_of(box: ChunkBox, edge: int, number: int) -> ChunkBox:
-    """Return the part of a box that one of the blocks of `block_grid` covers."""
+    """Return the part of a box in block ``number``: the blocks of `block_grid` are numbered, z fastest."""
     place = np.unravel_index(number, block_grid(box, edge))
     first = (np.array(box.start) // edge + np.array(place)) * edge
     start, stop = np.maximum(box.start, first), np.minimum(box.stop, first + edge)

@@ -29,7 +29,7 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Findings:
-    """The problems of a version: at most `MOST_FINDINGS` lines, and their total number."""
+    """The problems of a version: ``lines`` for the first `MOST_FINDINGS`; ``count`` of all."""
 
     lines: list[str] = field(default_factory=list)
     count: int = 0
@@ -54,7 +54,7 @@ class Findings:
 
 
 class Counts(NamedTuple):
-    """Counts over the visible rows of a layout, and a checksum over the root and node of each row."""
+    """Counts of a layout's rows that belong to the version, and a checksum of each row's root and node."""
 
     rows: int = 0
     missing: int = 0
@@ -111,9 +111,11 @@ def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> N
             keys, seconds = np.append(last[0], keys), np.append(last[1], seconds)
         bad = (keys[1:] < keys[:-1]) | ((keys[1:] == keys[:-1]) & (seconds[1:] <= seconds[:-1]))
         if bad.any():
-            found.add(f"{file.path}: row group {group} is not sorted, or has a row twice")
-        if footer.low[group] != keys[0 if last is None else 1 :].min() or footer.high[group] != keys.max():
-            found.add(f"{file.path}: the statistics of row group {group} are wrong")
+            found.add(f"{file.path}: row group {group} is not sorted, or repeats a row")
+        low, high = keys[0 if last is None else 1 :].min(), keys.max()
+        if footer.low[group] != low or footer.high[group] != high:
+            stated = f"{footer.low[group]} to {footer.high[group]}"
+            found.add(f"{file.path}: row group {group} has ids {low} to {high}, but its statistics {stated}")
         last = keys[-1:], seconds[-1:]
         roots.add(table[ROOT_ID].to_numpy())
         nodes.add(table[L2_ID].to_numpy() if L2_ID in columns else keys[:0])
@@ -126,7 +128,7 @@ def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> N
 
 
 class _Range:
-    """The smallest and largest id."""
+    """The smallest and the largest of the ids added."""
 
     def __init__(self) -> None:
         self.low, self.high = (1 << 63) - 1, 0
@@ -145,7 +147,7 @@ def _check_totals(reader: VersionReader, found: Findings) -> None:
         found.expect(f"nodes without computed features in {layout}", counts.missing, expected.missing)
         found.expect(f"nodes that could not be computed in {layout}", counts.empty, expected.empty)
     if by_root.rows == by_node.rows and by_root.digest != by_node.digest:
-        found.add("by_root and by_node have other nodes, or the same with other roots")
+        found.add("by_root and by_node differ in their nodes, or in the roots of these nodes")
     missing = sum(map(len, reader.batches("missing_nodes", [ROOT_ID])))
     found.expect("nodes in missing_nodes", missing, expected.missing)
     _check_unique(reader, "by_node", [L2_ID, ROOT_ID], found)
@@ -169,18 +171,21 @@ def _counts(reader: VersionReader, layout: Layout) -> Counts:
 def _check_unique(
     reader: VersionReader, layout: Layout, columns: list[str], found: Findings
 ) -> tuple[int, int]:
-    """Find keys that the version has twice; return the number of rows and the sum of the second column."""
+    """Find keys that occur twice; return a tuple: the number of rows; the sum of the second column."""
     rows, total = 0, 0
     for part in merged(reader, layout, columns):
         keys = part[:, 0]
         for twice in np.unique(keys[1:][keys[1:] == keys[:-1]]).tolist():
-            found.add(f"{layout}: {columns[0]} {twice} is twice in the version")
+            found.add(f"{layout}: {columns[0]} {twice} occurs twice in the version")
         rows, total = rows + len(part), total + int(part[:, 1].sum())
     return rows, total
 
 
 def _count_roots(reader: VersionReader) -> int:
-    """Return the number of roots that nodes have; those of a layer are sorted, and in no other layer."""
+    """Return the number of distinct roots of the version's nodes.
+
+    The roots of a layer are sorted, and occur in no other layer.
+    """
     count = 0
     for layer in range(len(reader.manifest.layers)):
         last = -1

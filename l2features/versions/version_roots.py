@@ -1,4 +1,4 @@
-"""Summaries of roots as a version has them."""
+"""Summaries of roots, read from a version."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .lookup import FOREVER, VersionReader
 def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER) -> tuple[Summaries, int]:
     """Return a tuple: the status and summary of each root; the number of row groups read.
 
-    A root that is not in the version is unknown. ``missing`` is empty, since versions do not change. Raises
-    like the methods of `VersionReader`.
+    A root that is not in the version has the status UNKNOWN. `Summaries.missing` is empty: missing features
+    are never added to a version. Raises VersionError, and VersionTimeout after ``until`` (`time.monotonic`).
     """
     out = Collected(sorted_unique(as_ids(roots)), SUMMARIES)
     found = reader.roots(out.roots, until=until)

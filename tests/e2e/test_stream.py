@@ -351,7 +351,7 @@ def test_a_message_that_kills_its_workers(
         (
             ["--subscriptions", "projects/p/subscriptions/any", "--dead_letters", "/dev/null/dead"],
             1,
-            "error: folder /dev/null/dead: cannot keep dead letters",
+            "error: folder /dev/null/dead: cannot write dead letters",
         ),
         (["--subscriptions", "projects/p/subscriptions/any", "--workers", "0"], 2, "--workers 0: expected"),
         (["--subscriptions", "projects/p/subscriptions/any", "--messages", "x"], 2, "not allowed with"),

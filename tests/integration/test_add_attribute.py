@@ -152,7 +152,9 @@ def test_rows_with_and_without_it_lie_in_one_table(sources: Path, tmp_path: Path
     others = {node: row for node, row in rows.items() if "ninth" not in row}
     assert others == {node: row for node, row in nodes.items() if node != str(FIRST + 1)}
     store = open_store(url, "l2cache_old")
-    with pytest.raises(UnknownFormat, match=r"l2cache_old in .*: unknown record of nodes: the field 'ninth'"):
+    with pytest.raises(
+        UnknownFormat, match=r"l2cache_old in .*: the records of nodes cannot be read: the field 'ninth'"
+    ):
         store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK))
     with pytest.raises(UnknownFormat):
         store.write(features_of([FIRST]))

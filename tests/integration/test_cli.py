@@ -115,7 +115,7 @@ def test_config_that_is_missing_or_wrong(
 ) -> None:
     monkeypatch.delenv("GRAPH_L2CACHE_CONFIG_PATH", raising=False)
     unset = run(*command)
-    assert (unset.exit_code, "give --config FILE or set GRAPH_L2CACHE_CONFIG_PATH" in unset.output) == (
+    assert (unset.exit_code, "pass --config FILE or set GRAPH_L2CACHE_CONFIG_PATH" in unset.output) == (
         2,
         True,
     )

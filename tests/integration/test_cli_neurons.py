@@ -93,7 +93,11 @@ def test_a_skeleton(ingested: Path, voxels: dict[int, int], tmp_path: Path, suff
         (("export", "sample", "--to", "no/out.parquet"), 2, "folder does not exist\n"),
         (("neurons", "sample", "-", "--to", "out.txt"), 2, "ends with .parquet or .csv\n"),
         (("neurons", "sample", "-", "--to", "out.csv", "--json"), 2, "expected only one of them\n"),
-        (("neurons", "sample", "-"), 2, "error: <stdin>: no root id\n"),
+        (
+            ("neurons", "sample", "-"),
+            2,
+            "error: <stdin>: no root id: expected one id per line, or a CSV file with a header\n",
+        ),
         (("export", "sample", "--to", "out.csv"), 2, "ends with .parquet\n"),
         (
             ("export", "sample", "--to", "out.parquet", "--chunks", "0:9,0:1,0:1"),
@@ -208,7 +212,10 @@ def test_an_export_says_which_chunks_lack_nodes(config: Path, tmp_path: Path) ->
     done = run("export", "sample", "--config", config, "--to", file)
     assert done.exit_code == 1
     assert "chunk 2,1,1 of data set 'sample' failed: cannot read it\n" in done.stderr
-    assert "error: 1 of 12 chunks may lack nodes\n" in done.stderr
+    assert (
+        "error: the file may lack nodes of 1 of 12 chunks: ingest these chunks, then export again\n"
+        in done.stderr
+    )
     assert len(pq.read_table(file)) == len(nodes_of(config))
 
 

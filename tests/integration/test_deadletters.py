@@ -119,7 +119,7 @@ def test_a_folder_has_one_file_per_message(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
+    with pytest.raises(DeadLetterError, match="cannot write a dead letter"):
         LetterFolder(tmp_path / "file" / "dead").put(LETTER)
     with pytest.raises(DeadLetterError, match="does not exist"):
         list(LetterFolder(tmp_path / "none").letters())

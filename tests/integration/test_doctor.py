@@ -99,7 +99,9 @@ def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path)
     first, *_, audit = run("status", "sample", "--config", config).stdout.splitlines()
     assert line == f"ok       coverage: none of 12 chunks has a record, as in PCGL2Cache's tables; {audit}"
     assert "196 nodes expected, 159 present, 37 missing, of which 37 were repaired" in audit
-    assert first.endswith(" l2cache_repaired: none is recorded: not ingested yet, or by PCGL2Cache")
+    assert first.endswith(
+        " l2cache_repaired: no chunk is recorded: not ingested yet, or ingested by PCGL2Cache"
+    )
 
 
 def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_wrong_graph(recordings: Recordings, tmp_path: Path, table: str) -> No
         "with these, 32 of 47 sampled rows lie outside its grid of 3x2x2: 144115188142964737 "
         "144115188142964738 144115188142964739 …\n"
         "         fix: name the graph that the rows were made of in the data sets file, or use another "
-        "table\n" + (COVERAGE + QUEUES) + "skipped  rows: not run: needs bits without a problem\n"
+        "table\n" + (COVERAGE + QUEUES) + "skipped  rows: not run, since these checks did not pass: bits\n"
     )
     assert ran.exit_code == 1
 
@@ -190,19 +192,19 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"problem  table: {STORE_URL}, table l2cache_sample: no access for you\n"
         "         fix: grant roles/bigtable.reader on the table to the account of this command "
         "(gcloud auth application-default login)\n"
-        "skipped  meta: not run: needs table without a problem\n"
-        "skipped  timestamp: not run: needs table without a problem\n"
+        "skipped  meta: not run, since these checks did not pass: table\n"
+        "skipped  timestamp: not run, since these checks did not pass: table\n"
         "problem  token: the user of the token may not view table minnie (HTTP 403)\n"
         "         fix: ask for view permission on the data set of minnie, and accept its terms of service\n"
-        "skipped  graph: not run: needs token without a problem\n"
-        "skipped  segmentation: not run: needs table, graph without a problem\n"
-        "skipped  ids: not run: needs table without a problem\n"
-        "skipped  bits: not run: needs table, segmentation without a problem\n"
-        "skipped  coverage: not run: needs table, segmentation without a problem\n"
+        "skipped  graph: not run, since these checks did not pass: token\n"
+        "skipped  segmentation: not run, since these checks did not pass: table, graph\n"
+        "skipped  ids: not run, since these checks did not pass: table\n"
+        "skipped  bits: not run, since these checks did not pass: table, segmentation\n"
+        "skipped  coverage: not run, since these checks did not pass: table, segmentation\n"
         f"problem  topics: {topic}: this account lacks pubsub.topics.publish\n"
         f"         fix: grant roles/pubsub.publisher on {topic} to the account that needs it\n"
         "skipped  subscriptions: none is named: give --subscriptions to check them\n"
-        "skipped  rows: not run: needs table, segmentation, bits without a problem\n"
+        "skipped  rows: not run, since these checks did not pass: table, segmentation, bits\n"
     )
     assert ran.exit_code == 1
 
@@ -227,12 +229,12 @@ def test_planted_rows(config: Path) -> None:
         line
         for cause in (
             f"marked as not computed, but they have voxels: {ids[2]}",
-            f"of other voxels than their nodes have (size_nm3): {ids[1]}",
+            f"computed from other voxels than their nodes have (size_nm3): {ids[1]}",
             f"different in area_nm2 for no known cause: {ids[0]}",
         )
         for line in (
             f"problem  rows: 1 of {total} sampled rows are wrong: {cause}",
-            "         fix: l2features ingest --recompute computes all rows of the table's time again",
+            "         fix: l2features ingest --recompute computes all rows again, at the table's timestamp",
         )
     ]
     assert total > 30

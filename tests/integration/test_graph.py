@@ -181,7 +181,7 @@ def test_what_a_graphs_table_says_of_itself(recordings: Recordings, name: str) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("l2cache_fixture", "l2cache_fixture: the table does not describe a graph of PyChunkedGraph 1 or 2"),
+        ("l2cache_fixture", "l2cache_fixture: not the table of a graph: expected a table of Py"),
         ("no_such_table", "no_such_table: the table does not exist"),
     ],
 )

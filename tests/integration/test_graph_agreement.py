@@ -213,5 +213,5 @@ def test_another_layer_than_the_graphs(emulator: Emulator, layer: Path, tmp_path
 
 @pytest.mark.parametrize("meta", [b"", b"N.", b"cos\nabort\n)R."])
 def test_a_meta_that_is_none(emulator: Emulator, layer: Path, meta: bytes) -> None:
-    with pytest.raises(GraphError, match="does not describe a graph of PyChunkedGraph 1 or 2"):
+    with pytest.raises(GraphError, match="expected a table of PyChunkedGraph 1 or 2"):
         open_volume(dataset_of(layer, put_rows({b"meta": {b"meta": meta}})))

@@ -113,7 +113,7 @@ def test_a_server_is_asked_as_the_genuine_one_was(
     for status, body, said in (
         (500, b"", "did not list its nodes: 500"),
         (200, b"<html>please log in</html>", "did not list its nodes: "),
-        (200, as_ids([3 << 56, 1 << 56]).tobytes(), f"lists {3 << 56}, which is not an L2 node"),
+        (200, as_ids([3 << 56, 1 << 56]).tobytes(), f"lists id {3 << 56}: expected an L2 node"),
     ):
         answers.append((status, body))
         with pytest.raises(GraphError, match=said):

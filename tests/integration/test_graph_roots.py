@@ -190,11 +190,11 @@ def test_a_malformed_cell_is_an_error_of_its_roots_only(recordings: Recordings) 
     assert found.too_large == {}
     assert found.errors == {
         odd: f"node {odd}: children have 5 bytes: expected 8 per id",
-        empty: f"node {empty}: no children",
-        own: f"node {own}: child {own} is not of a layer below it, from 2 on",
-        low: f"node {low}: child {(1 << 56) + 1} is not of a layer below it, from 2 on",
+        empty: f"node {empty} has no children: expected one or more",
+        own: f"node {own}: child {own}: expected a layer of 2 or higher, but below its parent's",
+        low: f"node {low}: child {(1 << 56) + 1}: expected a layer of 2 or higher, but below its parent's",
         bomb: f"node {bomb}: children have {2**28} bytes: expected {8 << 24} at most",
-        inner: f"node {child}: no children",
+        inner: f"node {child} has no children: expected one or more",
     }
     assert set(found.l2_ids) == set(recorded) - set(found.errors)
     graph.close()
@@ -209,7 +209,7 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
     for value, said in (
         (bytes(8), "cross-chunk edges have an odd number of supervoxels"),
         (bytes(7), "cross-chunk edges have 7 bytes: expected 8 per id"),
-        (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}, which is not a supervoxel"),
+        (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}: expected a supervoxel"),
     ):
         copy.put(nodes[0], value, "atomic_cross_edges_2", "3")
         with pytest.raises(MalformedEdges, match=said) as error:

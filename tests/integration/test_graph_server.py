@@ -127,7 +127,9 @@ def refuses(dataset: Dataset, message: str) -> None:
     ids=".".join,
 )
 def test_keys_that_are_needed_are_named(served: Served, tmp_path: Path, path: tuple[str, ...]) -> None:
-    refuses(served.dataset(without(*path), tmp_path), rf"segmentation/table/{TABLE}: .* no key '{path[-1]}'")
+    refuses(
+        served.dataset(without(*path), tmp_path), rf"segmentation/table/{TABLE}: .* lacks key '{path[-1]}'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,15 +137,18 @@ def test_keys_that_are_needed_are_named(served: Served, tmp_path: Path, path: tu
     [
         (
             setting({"supported_api_versions": [0]}, "app"),
-            r"supports the API versions \[0\]: expected 1 among",
+            r"supports API versions \[0\]: expected 1 among",
         ),
         (setting(True, "graph", "ocdbt_seg"), "keeps its supervoxels in an OCDBT fork"),
         (
             setting({"driver": "ocdbt"}, "graph", "ocdbt_kvstore_spec"),
             "keeps its supervoxels in an OCDBT fork",
         ),
-        (setting(2, "graph", "cv_mip"), r"cannot open .* mip 2: expected one of its mips, 0 to 0"),
-        (setting([64, 64], "graph", "chunk_size"), "is not a graph's: not enough values"),
+        (setting(2, "graph", "cv_mip"), r"cannot open .* mip 2: expected the index of a scale, 0 to 0"),
+        (
+            setting([64, 64], "graph", "chunk_size"),
+            "expected the info of a PyChunkedGraph: not enough values",
+        ),
         (setting({"1": 60, "2": 60}, "graph", "spatial_bit_masks"), "60 bits per axis does not fit"),
     ],
 )

@@ -165,7 +165,8 @@ def test_nodes_of_another_layer_are_an_error_of_their_root(
     body = b'{"%d": [%d], "%d": [%d]}' % (roots[0], 1 << 56, roots[1], 2 << 56)
     server.fail = lambda route: (200, body)
     found = graph.root_nodes(GEOMETRY, as_ids(roots[:2]), MOST)
-    assert found.errors == {roots[0]: f"root {roots[0]}: the server lists nodes that are not of layer 2"}
+    said = f"root {roots[0]}: the server lists nodes of other layers: expected layer 2"
+    assert found.errors == {roots[0]: said}
     assert list(found.l2_ids) == [roots[1]]
 
 

@@ -137,7 +137,10 @@ def test_the_arguments_of_pcgl2cache(
             ("c", "g", "graphene://https://h/segmentation/table/g", "now", "--timestamp", "x"),
             "--timestamp: cannot",
         ),
-        (("c", "g", "gs://bucket/ws", "2026-01-01 00:00:00"), "graph 'g' is not that of gs://bucket/ws"),
+        (
+            ("c", "g", "gs://bucket/ws", "2026-01-01 00:00:00"),
+            "cv_path gs://bucket/ws is not the URL of graph 'g'",
+        ),
         ((), "no data set is named: expected l2features ingest DATASET"),
         (("a", "--dataset", "b"), "two data sets: a and --dataset b: expected one"),
     ],
@@ -153,7 +156,7 @@ def test_mistakes(
     assert ran.exit_code == 2
     assert message in ran.output
     form = "Usage: main ingest [OPTIONS] [DATASET | CACHE_ID GRAPH_ID CV_PATH TIMESTAMP]\nTry '"
-    assert ran.output.startswith(form) != message.startswith("graph 'g'")
+    assert ran.output.startswith(form) != message.startswith("cv_path gs:")
 
 
 def test_a_value_that_the_job_refuses_looks_like_one_that_the_command_refuses() -> None:

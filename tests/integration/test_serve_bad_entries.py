@@ -55,7 +55,7 @@ def test_each_is_named_and_the_other_is_read(mixed: Path) -> None:
 
 def test_a_duplicate_entry_is_not_guessed(mixed: Path) -> None:
     mixed.write_text(mixed.read_text() + "\nunknown_key: {cv_path: 'precomputed://file:///a', l2cache_id: t}")
-    assert "'unknown_key' is given twice" in read_datasets(mixed).problems["unknown_key"]
+    assert "'unknown_key' occurs twice" in read_datasets(mixed).problems["unknown_key"]
 
 
 def test_a_file_without_one_that_can_be_used(tmp_path: Path) -> None:

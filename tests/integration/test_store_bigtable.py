@@ -222,10 +222,10 @@ def test_roots_and_segments_that_are_malformed_or_newer(bigtable_store: Store) -
     bigtable_store.put_root_cells({8: {"a": b"1"}})
     raw = raw_table(bigtable_store.name)
     raw.mutate_row(b"root_" + row_keys(as_ids([7]))[0], SetCell("0", b"a", b"\x02new"))
-    with pytest.raises(UnknownFormat, match="a of root 7: format 2, expected 1 at most"):
+    with pytest.raises(UnknownFormat, match="cell 'a' of root 7: format 2, expected 1 at most"):
         bigtable_store.root_cells(as_ids([7, 8]), ["a"])
     raw.mutate_row(b"segment_" + row_keys(as_ids([7]))[0], SetCell("0", bytes(8), b"1234"))
-    with pytest.raises(StoreError, match="segment 7: a node has 4 bytes, expected 8"):
+    with pytest.raises(StoreError, match="segment 7: a stored node id has 4 bytes, expected 8"):
         bigtable_store.segment_nodes(as_ids([7]), 1)
 
 

@@ -129,7 +129,7 @@ def test_a_table_whose_time_is_none(tmp_path: Path, sample: Path) -> None:
     dataset = load_dataset("sample", dataset_file(tmp_path, sample))
     store = open_store(dataset.store, dataset.l2cache_id)
     store.create(Meta(dataset.graph_id, dataset.cv_path, "yesterday"))
-    with pytest.raises(StoreError, match="its meta's timestamp 'yesterday': expected"):
+    with pytest.raises(StoreError, match="timestamp 'yesterday' in its meta: expected"):
         prepare(dataset)
 
 

@@ -124,5 +124,5 @@ def test_a_batch_has_a_result_for_each_message(updater: Updater, tmp_path: Path)
     assert store.read(ids[:1]).found.all()
     assert [letter.reasons for _, letter in LetterFolder(dead).letters()] == [["bad_pickle"]]
     assert progress
-    with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
+    with pytest.raises(DeadLetterError, match="cannot write a dead letter"):
         apply_batch(updater, deliveries[2:], LetterFolder(Path("/dev/null/dead")))

@@ -213,7 +213,7 @@ def test_its_valid_nodes(dataset: Dataset) -> None:
             found = graph.valid_nodes(geometry, box, parse_time(time))
             assert found.l2_ids.tolist() == numbers
             assert found.roots.tolist() == [ROOT] * len(numbers)
-        with pytest.raises(GraphError, match=r"toy:///\S+ has no history of roots: expected a fresh"):
+        with pytest.raises(GraphError, match=r"toy:///\S+ has no history of roots: make a version"):
             graph.changed_roots(geometry, parse_time(BEFORE), parse_time(AFTER))
 
 

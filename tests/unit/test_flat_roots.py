@@ -140,7 +140,7 @@ def test_nodes_of_boxes_have_their_segments(ingest: Ingest, graph: Graph) -> Non
         parts = [roots_by_node(graph.valid_nodes(ingest.geometry, box, NOW)) for box in boxes]
         assert len(parts[0]) + len(parts[1]) == len(expected)
         assert parts[0] | parts[1] == expected
-    with pytest.raises(GraphError, match="graph flat has no history of roots: expected a fresh version"):
+    with pytest.raises(GraphError, match="graph flat has no history of roots: make a version without a base"):
         graph.changed_roots(ingest.geometry, NOW, NOW)
 
 

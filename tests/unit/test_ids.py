@@ -145,7 +145,7 @@ def test_what_is_no_id(value: Any) -> None:
 
 
 def test_ids_that_nulls_have_made_floats() -> None:
-    with pytest.raises(ValueError, match="floats, which a column with nulls becomes"):
+    with pytest.raises(ValueError, match="a column with nulls may have become floats"):
         as_ids(np.array([2**60 + 1, np.nan]))
 
 

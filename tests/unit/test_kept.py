@@ -107,7 +107,7 @@ def test_a_malformed_result_is_logged_and_missing(damage: Damage, caplog: pytest
     assert found.arrays.keys() == {7}
     [record] = caplog.records
     assert record.getMessage().startswith(f"table a_table: root {ROOT}: the cell")
-    assert record.getMessage().endswith("; it is computed again")
+    assert record.getMessage().endswith("; the result is computed again")
 
 
 def test_a_newer_format_is_refused_by_name() -> None:

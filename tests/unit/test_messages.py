@@ -129,7 +129,7 @@ def encoded(text: bytes, encoding: bytes = b"latin1", times: int = 1) -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encoded(b"ab" * 100_000, times=100_000), "more than 700064 bytes of encoded texts"),
+        (encoded(b"ab" * 100_000, times=100_000), "expected 700064 bytes of encoded texts at most"),
         (encoded(b"ab", b"rot_13"), "encode has unexpected arguments"),
         (encoded("Ā".encode()), "codec can't encode character"),
         (encoded(b"ab").replace(b"\x86q", b"\x85q"), "encode has unexpected arguments"),
@@ -219,7 +219,7 @@ def test_messages_that_ask_for_nothing_are_empty(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "attributes", "reason", "words"),
     [
-        (b"12345678", {}, Reason.NO_TABLE, "without the attribute table_id"),
+        (b"12345678", {}, Reason.NO_TABLE, "has no attribute table_id"),
         (b"12345678", {"table_id": "", "l2_cache_id": "b"}, Reason.NO_TABLE, "table_id"),
         (b"1234567", MISSING, Reason.BAD_LENGTH, "has 7 bytes: expected 8 per id"),
         (bytes(50_000_000), MISSING, Reason.TOO_LARGE, "50000000 bytes: expected 10485760 at most"),
@@ -228,13 +228,13 @@ def test_messages_that_ask_for_nothing_are_empty(data: bytes) -> None:
         (b"", EDIT, Reason.BAD_PICKLE, "cannot be unpickled"),
         (edit([NODE])[:-1], EDIT, Reason.BAD_PICKLE, "cannot be unpickled"),
         (pickle.dumps([NODE]), EDIT, Reason.BAD_EDIT, "is a list: expected a dictionary"),
-        (pickle.dumps({"operation_id": 1}), EDIT, Reason.BAD_EDIT, "without new_lvl2_ids"),
+        (pickle.dumps({"operation_id": 1}), EDIT, Reason.BAD_EDIT, "has no new_lvl2_ids"),
         (edit(None), EDIT, Reason.BAD_EDIT, "new_lvl2_ids of an edit is None: expected a list"),
         (edit(NODE), EDIT, Reason.BAD_EDIT, f"is {NODE}: expected a list"),
         (edit(b"12345678"), EDIT, Reason.BAD_EDIT, "is b'12345678': expected a list"),
         (edit({NODE: NODE}), EDIT, Reason.BAD_EDIT, "is a dict"),
-        (edit(np.array([1.0])), EDIT, Reason.BAD_PICKLE, "dtype 'f8': expected integers"),
-        (edit(np.array([None])), EDIT, Reason.BAD_PICKLE, "dtype 'O8': expected integers"),
+        (edit(np.array([1.0])), EDIT, Reason.BAD_PICKLE, "dtype 'f8': expected a dtype of integers"),
+        (edit(np.array([None])), EDIT, Reason.BAD_PICKLE, "dtype 'O8': expected a dtype of integers"),
         (edit(np.zeros(EDIT_IDS + 1, "i1")), EDIT, Reason.TOO_MANY_IDS, "of 131073 ids: expected 131072"),
         (edit(os.system), EDIT, Reason.BAD_PICKLE, "system is not allowed here"),
     ],

@@ -39,7 +39,7 @@ def test_an_edge_to_a_node_of_another_root() -> None:
     for unknown in (graph.node_ids[-1] + np.uint64(1), graph.node_ids[0] - np.uint64(1)):
         pairs = np.array([[graph.node_ids[1], unknown]])
         with pytest.raises(
-            GraphError, match=f"root 7 has an edge to node {unknown}: expected one of its own"
+            GraphError, match=f"root 7 has an edge to node {unknown}: expected edges between the"
         ):
             NeuronGraph.of(7, graph.node_ids, pairs, graph.rows, graph.status, graph.geometry)
 

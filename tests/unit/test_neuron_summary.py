@@ -148,7 +148,7 @@ def test_a_volume_beyond_64_bits() -> None:
     )
     exact = summarize(rows[:3], status[:3], np.array([0, 3]), wide)["size_nm3"]
     assert exact.tolist() == [3 * (2**31 - 1) * 2_200_000_000]
-    with pytest.raises(ValueError, match=r"volume of 1\.89e\+19 nm\^3: expected one below 2\^64 nm\^3"):
+    with pytest.raises(ValueError, match=r"volume of 1\.89e\+19 nm\^3: expected less than 2\^64 nm\^3"):
         summarize(rows, status, starts, wide)
 
 

@@ -118,7 +118,7 @@ def test_the_graph_of_a_root(setting: Setting, caplog: pytest.LogCaptureFixture)
     setting.table.cells[other]["edges"] = setting.table.cells[root]["edges"]  # valid, but not its own
     with caplog.at_level(logging.WARNING):
         assert len(setting.reader().graph(other).edges) == len(ROOTS[other]) - 1
-    assert f"root {other}: kept edges do not fit its nodes" in caplog.text
+    assert f"root {other}: cached edges do not fit the root's nodes" in caplog.text
 
 
 def test_an_edge_to_another_root_is_an_error(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

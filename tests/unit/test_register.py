@@ -68,7 +68,7 @@ def test_mistakes(tmp_path: Path) -> None:
     )
     ran = run("register", "sample", "--config", flat, "--server", "http://auth.example.org")
     assert ran.exit_code == 2
-    assert "expected https://…, as the token is sent to it" in ran.stderr
+    assert "expected https://…, since the token is sent to the server" in ran.stderr
 
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:

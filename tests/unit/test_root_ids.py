@@ -42,9 +42,9 @@ def test_ids_once_and_in_their_order(text: str, column: str | None) -> None:
         (
             "8.64691136040432e+17\n",
             None,
-            "line 1: '8.64691136040432e+17' is not a root id: expected an integer, as",
+            "line 1: '8.64691136040432e+17' is not a root id: expected an integer, since",
         ),
-        ("root_id\n5.0\n", None, "line 2: '5.0' is not a root id: expected an integer, as floats"),
+        ("root_id\n5.0\n", None, "line 2: '5.0' is not a root id: expected an integer, since floats"),
         ("-5\n", None, "line 1: '-5'"),
         (f"{1 << 64}\n", None, "line 1: '18446744073709551616'"),
         ("5,6\n", None, "line 1 has 2 cells: expected one id, or a header before it"),

@@ -43,7 +43,7 @@ def test_formats_with_other_columns_are_refused_by_name(table: Store) -> None:
     for use in (lambda: table.read([FIRST]), lambda: table.write(features_of([FIRST])), table.meta):
         with pytest.raises(
             UnknownFormat,
-            match=r"table t in .*: unknown description of its formats .* newer version of l2features",
+            match=r"table t in .*: the description of its formats cannot be read .* newer version",
         ):
             use()
 
@@ -81,7 +81,7 @@ def test_a_root_cell_of_a_newer_format_is_refused_by_name(table: Store) -> None:
     table.put_root_cells({7: {"a": b"1"}, 8: {"a": b"2"}})
     for stored, version in (("x'0231'", 2), ("x''", 0)):
         change(table, f"UPDATE 't.roots' SET value = {stored} WHERE root = 7")
-        said = rf"table t in .*: a of root 7: format {version}, expected 1 at most"
+        said = rf"table t in .*: cell 'a' of root 7: format {version}, expected 1 at most"
         with pytest.raises(UnknownFormat, match=said):
             table.root_cells(as_ids([7, 8]), ["a"])
     assert table.root_cells(as_ids([8]), ["a"]) == {8: {"a": b"2"}}

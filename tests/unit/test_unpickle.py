@@ -171,22 +171,22 @@ SAME_HASH = [pickle.dumps(number * ((1 << 61) - 1), 2)[2:-1] for number in range
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"\x80\x04" + shared_lists(90) + b".", "more than 400000 items"),
+        (b"\x80\x04" + shared_lists(90) + b".", "expected 400000 items at most"),
         (b"\x80\x04" + shared_lists(90) + shared_lists(3) + b"\x93.", "takes a str, got a list"),
         (DTYPE + shared_lists(90) + b"\x85R.", "dtype has unexpected arguments"),
-        (b"}" + b")" + b"2\x86" * 60 + b"Ns.", "a key is a tuple"),  # 2**60 hashes
+        (b"}" + b")" + b"2\x86" * 60 + b"Ns.", "dictionary or set is a tuple"),  # 2**60 hashes
         (b"}" + b")" + b"2\x86" * 60 + b"(eNs.", "takes a list, got a tuple"),  # nothing appended to a tuple
         (b"}" + b")" + b"2\x86" * 60 + b"(uNs.", "takes a dict, got a tuple"),
         (b"}" + b")" + b"2\x86" * 60 + b"(\x90Ns.", "takes a set, got a tuple"),
-        (b"}" + b")" + b"2\x86" * 60 + b"NbNs.", "a key is a tuple"),  # no state for a tuple
-        (b"}" + b")" + b"2\x86" * 60 + b"\x940h\x00Ns.", "a key is a tuple"),
-        (b"(" + b")" + b"2\x86" * 60 + b"\x91.", "a key is a tuple"),
-        (b"}(" + b"N".join(SAME_HASH) + b"Nu.", "more than 5000 keys"),
-        (b"\x8f(" + b"".join(SAME_HASH) + b"\x90.", "more than 5000 keys"),
-        (b"\x8f" * 500_000 + b".", "more than 10000 dictionaries and sets"),
-        (b"]" * 1_000_000 + b".", "more than 400000 opcodes"),
+        (b"}" + b")" + b"2\x86" * 60 + b"NbNs.", "dictionary or set is a tuple"),  # no state for a tuple
+        (b"}" + b")" + b"2\x86" * 60 + b"\x940h\x00Ns.", "dictionary or set is a tuple"),
+        (b"(" + b")" + b"2\x86" * 60 + b"\x91.", "dictionary or set is a tuple"),
+        (b"}(" + b"N".join(SAME_HASH) + b"Nu.", "expected 5000 keys at most"),
+        (b"\x8f(" + b"".join(SAME_HASH) + b"\x90.", "expected 5000 keys at most"),
+        (b"\x8f" * 500_000 + b".", "expected 10000 dictionaries and sets at most"),
+        (b"]" * 1_000_000 + b".", "expected 400000 opcodes at most"),
         (b"\x8b" + (500_000).to_bytes(4, "little") + b"\x7f" * 500_000 + b".", "an integer of 3999999 bits"),
-        (b"]\x94h\x00a.", "nested more than 100 deep"),
+        (b"]\x94h\x00a.", "expected 100 nesting levels at most"),
     ],
     ids=range(16),
 )

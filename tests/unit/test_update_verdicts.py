@@ -43,8 +43,8 @@ def outcome(fate: Fate, reason: Reason | None = None, detail: str = "") -> Outco
         ([], True, Verdict.DONE, ""),
         ([outcome(Fate.WRITTEN), outcome(Fate.PRESENT), outcome(Fate.EMPTY)], False, Verdict.DONE, ""),
         ([outcome(Fate.FAILED, detail="down")], True, Verdict.RETRY, "data set a: down"),
-        ([outcome(Fate.UNKNOWN)], False, Verdict.RETRY, "data set a: 3 ids, the first 3: is still not"),
-        ([outcome(Fate.UNKNOWN)], True, Verdict.DEAD, "data set a: 3 ids, the first 3: is still not"),
+        ([outcome(Fate.UNKNOWN)], False, Verdict.RETRY, "data set a: id 3 (and 2 more) is still not"),
+        ([outcome(Fate.UNKNOWN)], True, Verdict.DEAD, "data set a: id 3 (and 2 more) is still not"),
         ([Outcome(Fate.UNKNOWN, as_ids([]))], False, Verdict.DONE, ""),
         ([Outcome.refused(Reason.BAD_PICKLE, "no pickle")], False, Verdict.DEAD, "no pickle"),
         (
@@ -57,7 +57,7 @@ def outcome(fate: Fate, reason: Reason | None = None, detail: str = "") -> Outco
             [outcome(Fate.REFUSED, Reason.OTHER_LAYER, "strange"), outcome(Fate.UNKNOWN)],
             False,
             Verdict.RETRY,
-            "data set a: 3 ids",
+            "data set a: id 3 (and 2 more)",
         ),
     ],
 )

@@ -91,12 +91,12 @@ def with_other_root(table: Any) -> Any:
     [
         ("by_root", without_last, {}, "nodes in by_root: 299, expected 300"),
         ("by_node", without_last, {}, "nodes in by_node: 299, expected 300"),
-        ("by_node", reversed_rows, {}, "row group 0 is not sorted, or has a row twice"),
+        ("by_node", reversed_rows, {}, "row group 0 is not sorted, or repeats a row"),
         (
             "by_root",
             with_other_root,
             {},
-            "by_root and by_node have other nodes, or the same with other roots",
+            "by_root and by_node differ in their nodes, or in the roots of these nodes",
         ),
         ("roots", without_last, {}, "roots: 39, expected 40"),
         ("roots", lambda table: table, {"max_root": 7}, "largest root: 432345564227567656, expected 7"),
@@ -133,8 +133,8 @@ def test_a_root_in_two_layers_is_a_finding(tmp_path: Path) -> None:
     ids, roots = (as_ids([row[name] for row in rows]) for name in ("l2_id", "root_id"))
     manifest = VersionWriter(chain.folder, GEOMETRY).write(2, NodeRows.of(roots, features_of(ids)), base=1)
     lines = findings_of(chain.folder, manifest)
-    assert f"by_node: l2_id {ids[0]} is twice in the version" in lines
-    assert any(line.startswith("roots: root_id") and "is twice" in line for line in lines)
+    assert f"by_node: l2_id {ids[0]} occurs twice in the version" in lines
+    assert any(line.startswith("roots: root_id") and "occurs twice" in line for line in lines)
 
 
 # ------------------------------------------------------------------ samples
@@ -186,9 +186,9 @@ def test_samples_that_differ(tmp_path: Path) -> None:
     table.features["size_nm3"][-2] = 77
     table.delete(as_ids([gone]))
     lines = sample(version, graph, table)
-    assert f"node {lost}: root is {large}, expected 0, as the graph has it" in lines
+    assert f"node {lost}: root is {large}, expected 0 as in the graph" in lines
     assert any(line.startswith(f"node {changed}: size_nm3 is ") for line in lines)
-    assert f"node {gone}: has a row in the version, and none in the table" in lines
+    assert f"node {gone}: has a row in the version, but none in the table" in lines
 
 
 # ------------------------------------------------------------------ diff
@@ -223,7 +223,7 @@ def test_a_version_that_others_stand_on_stays(tmp_path: Path) -> None:
     for number in (3, 2, 1):
         delete_version(chain.folder, number)
         assert not chain.folder.exists(f"{number:06d}")
-    with pytest.raises(VersionNotFound, match="it has none"):
+    with pytest.raises(VersionNotFound, match="existing versions: none"):
         delete_version(chain.folder, 1)
 
 

@@ -103,7 +103,7 @@ def test_a_version_that_does_not_exist(config: Path) -> None:
         result = run(*command, "--config", config)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.startswith("error: version 9 is not in ")
-        assert result.stderr.endswith("it has 1, 2, 3\n")
+        assert result.stderr.endswith("existing versions: 1, 2, 3\n")
 
 
 def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_verify_compares_samples(sampled: tuple[Path, Folder]) -> None:
     result = run("versions", "verify", DATASET, 1, "--config", config)
     assert (result.exit_code, result.stdout.splitlines()[0]) == (
         1,
-        f"node {node}: has a row in the version, and none in the table",
+        f"node {node}: has a row in the version, but none in the table",
     )
 
 

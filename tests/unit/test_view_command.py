@@ -125,7 +125,7 @@ def test_no_server() -> None:
         url = gone.url
     error = error_of(run("view", "sample", "--server", url), 1)
     assert error.startswith(f"error: {url}/l2cache/api/v1: cannot connect: Connection refused")
-    assert error.endswith("start one with `l2features serve`, or name it by --server")
+    assert error.endswith("start a server with `l2features serve`, or name one by --server")
 
 
 def test_what_a_server_refuses(stub: Stub) -> None:
@@ -142,7 +142,7 @@ def test_a_server_of_something_else(stub: Stub) -> None:
     ("arguments", "message"),
     [
         (("--root", "x"), "'x' is not a root id"),
-        (("--root", "1.5e17"), "expected an integer, as floats round ids"),
+        (("--root", "1.5e17"), "expected an integer, since floats round ids"),
         (("--layers", "/data/export"), "layers '/data/export': expected http://…, https://… or gs://…"),
         (
             ("--layers", "http://127.0.0.1:9/e"),

@@ -1,1 +1,1 @@
-"""The Bigtable store, and its decoder of ReadRows answers."""
+"""The Bigtable store, and a compiled decoder for Bigtable's ReadRows responses."""

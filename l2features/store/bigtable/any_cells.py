@@ -1,4 +1,4 @@
-"""Kernel that collects the cells of a ReadRows stream whatever their column and length; see `readrows`."""
+"""Compiled code that collects all cells of a ReadRows stream, of any column and length; see `readrows`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .wire import ABSENT, Bytes, field
 CELL = np.dtype(
     [("id", np.uint64)] + [(name, np.int64) for name in ("name", "name_end", "value", "value_end", "time")]
 )
-"""A cell of any column: the id of its row, where qualifier and value lie, the time in microseconds."""
+"""A cell: its row's id, start and end of qualifier and value in the heap, and its time in microseconds."""
 
 
 @embedded
 def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
-    """Append bytes to the heap; returns its end."""
+    """Append ``data[at:end]`` to the heap; return the position after these bytes."""
     for i in range(at, end):
         heap[s.used] = data[i]
         s.used += 1
@@ -27,7 +27,10 @@ def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
 
 @embedded
 def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, heap: Bytes) -> int:
-    """Add a chunk to the current row, whatever its column; qualifiers and values go to the heap."""
+    """Add the cell chunk ``c``, of any column, to the current row; its qualifier and value go to the heap.
+
+    Returns `OK` or `DISORDER`.
+    """
     if not continues(data, c, s):
         return DISORDER
     if c.reset:
@@ -58,7 +61,7 @@ def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, hea
 
 @compiled
 def count_chunks(data: Bytes, ends: np.ndarray) -> int:
-    """Count the cell chunks of messages up to the first malformed one: the most cells there can be."""
+    """Count the cell chunks in messages, up to the first malformed field: an upper limit for their cells."""
     count = 0
     at: Any = np.int64(0)
     for end in ends:
@@ -78,7 +81,10 @@ def decode_any(
     cells: np.ndarray,
     heap: Bytes,
 ) -> int:
-    """Decode messages like `decode`, but with cells of any columns and lengths."""
+    """Decode ReadRows messages like `readrows.decode`, but accept cells of any column and length.
+
+    The cells are written to ``cells``, their qualifiers and values to ``heap``.
+    """
     s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT
     at: Any = np.int64(0)

@@ -1,8 +1,9 @@
-"""The Bigtable store: tables and rows as kvdbclient and PCGL2Cache make them.
+"""The Bigtable store: tables and rows in the form of kvdbclient and PCGL2Cache.
 
-A write replaces a row's family ``0`` as a whole, in one atomic mutation with explicit cell times, so that
-retrying or repeating it never piles up cell versions, PCGL2Cache's among them. A chunk's record has the row
-``chunk_<chunk id>``, outside the range of node keys, and the geometry the row ``geometry``.
+A write replaces all cells of a row's family ``0`` in one atomic mutation with explicit cell times. So a
+retried or repeated write adds no cell versions, and old versions that PCGL2Cache wrote are removed. A chunk's
+record is in the row ``chunk_<chunk id>``, the geometry in the row ``geometry``. Both are outside the range of
+node keys.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class BigtableStore(Store):
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in batch])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """See `ChunkLog.put_chunk`. Writes the index first, so that an interrupted call can be repeated."""
+        """See `ChunkLog.put_chunk`. The index is written first: an interrupted call can be repeated."""
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
         if not np.array_equal(before, after):
@@ -171,7 +172,7 @@ class BigtableStore(Store):
         return totals
 
     def _record_cells(self) -> Iterator[AnyCells]:
-        """Yield the cells of all chunks' records; each page has the deadline."""
+        """Yield the cells of all chunk records. The deadline holds for each page of `SCAN_ROWS` rows."""
         row_filter = cell.newest(DONE, FAILED)
         with self._errors():
             pages = self._open().read_cell_pages(
@@ -195,7 +196,7 @@ class BigtableStore(Store):
         return self._chunk_cells(chunk_ids, INCOMPLETE)[:, 0]
 
     def _chunk_cells(self, chunk_ids: Ids, columns: Columns) -> npt.NDArray[np.bool_]:
-        """Return which of these cells each chunk's row has, shape (n, columns), without their values."""
+        """Return whether each chunk's row has a cell of each column, shape (n, columns)."""
         unique, inverse = distinct(as_ids(chunk_ids))
         cells = np.zeros((len(unique), len(columns.names)), dtype=bool)
         with self._errors():
@@ -272,7 +273,7 @@ class BigtableStore(Store):
         text = f"column families {', '.join(families) or 'none'}"
         if cell.FAMILY in families:
             return Structure(text)
-        return Structure(text, (f"it has the {text}: expected {cell.FAMILY!r} among them",))
+        return Structure(text, (f"the table has {text}: expected {cell.FAMILY!r} among them",))
 
     def close(self) -> None:
         with self._lock:
@@ -281,7 +282,7 @@ class BigtableStore(Store):
             self._opened = None
 
     def _open(self) -> Connection:
-        """Return this process's own connection: its parent's would not work."""
+        """Return this process's connection. After a fork, the parent's connection would not work."""
         with self._lock:
             if self._opened is None or self._opened.pid != os.getpid():
                 self._opened = Connection(self.project, self.instance, self.name, self.deadline_s)

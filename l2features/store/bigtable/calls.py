@@ -1,4 +1,4 @@
-"""How this project calls Bigtable: its clients, time limits, transient errors and messages."""
+"""Calls of Bigtable: clients, time limits, transient errors, and messages of errors."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ...core import transient
 OPERATION_TIMEOUT_S = 60.0
 ATTEMPT_TIMEOUT_S = 20.0
 RETRYABLE = (Aborted, DeadlineExceeded, ServiceUnavailable, Unknown)
-"""Transient errors. gRPC reports Unknown for a stream whose server went away."""
+"""Transient errors. Unknown is gRPC's error for a stream whose server disconnected."""
 _YEAR = timedelta(days=365)
 FAMILIES = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": MaxAgeGCRule(_YEAR), "4": None}
 """Column families of a table and their garbage collection, as kvdbclient creates them."""
 GRAPH_FAMILIES = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": None}
-"""The same of a graph's table, as PyChunkedGraph creates them."""
+"""Column families of a graph's table and their garbage collection, as PyChunkedGraph creates them."""
 _CUT_OFF = ("rst_stream", "rst stream", "received unexpected eos on data frame")
 _KINDS = ("", "read_rows_", "mutate_rows_")
 _CHANNEL = (
@@ -44,10 +44,10 @@ _CHANNEL = (
 
 
 class _Client(BigtableDataClient):
-    """Google's client with other channel options; see docs/decisions/bigtable-client.md.
+    """Google's client with other gRPC channel options; see docs/decisions/bigtable-client.md.
 
-    It reconnects to a lost server every second, without a growing backoff. The thread that waits for a
-    stream's messages receives them itself, which is about twice as fast as a second thread.
+    The client reconnects to a lost server after a second at most, instead of backing off further. The thread
+    that waits for a stream's messages also receives them, which is about twice as fast as a second thread.
     """
 
     def _build_grpc_channel(self, *args: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ class _Client(BigtableDataClient):
 
 
 def open_table(project: str, instance: str, table: str, *, deadline_s: float | None = None) -> Any:
-    """Return a table of the data client, which retries its calls for up to ``deadline_s``."""
+    """Return a table of Google's client, which retries each call for up to ``deadline_s`` seconds."""
     operation = OPERATION_TIMEOUT_S if deadline_s is None else deadline_s
     timeouts = {"operation_timeout": operation, "attempt_timeout": min(ATTEMPT_TIMEOUT_S, operation)}
     defaults: dict[str, Any] = {**timeouts, "retryable_errors": RETRYABLE}
@@ -70,9 +70,9 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
 def create_table(
     project: str, instance: str, name: str, timeout_s: float, rules: Mapping[str, Any] = FAMILIES
 ) -> bool:
-    """Create a table with these column families; return False if it exists, and leave it unchanged.
+    """Create a table with the column families of ``rules``; return whether it was created.
 
-    Raises GoogleAPIError or GoogleAuthError.
+    An existing table remains unchanged. Raises GoogleAPIError or GoogleAuthError if the call fails.
     """
     with closing(bigtable.Client(project=project, admin=True)) as admin, suppress(AlreadyExists):
         place = admin.instance(instance)
@@ -86,7 +86,10 @@ def create_table(
 
 
 def column_families(project: str, instance: str, name: str, timeout_s: float) -> list[str]:
-    """Return the names of a table's column families, sorted. Raises GoogleAPIError or GoogleAuthError."""
+    """Return the names of a table's column families, sorted.
+
+    Raises GoogleAPIError or GoogleAuthError if the call fails.
+    """
     with closing(bigtable.Client(project=project, admin=True)) as admin:
         path = f"{admin.instance(instance).name}/tables/{name}"
         found = admin.table_admin_client.get_table(request={"name": path}, timeout=timeout_s)
@@ -94,14 +97,17 @@ def column_families(project: str, instance: str, name: str, timeout_s: float) ->
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether a call that raised this error may succeed when it is retried."""
+    """Return whether this error of a single call is transient; its causes are ignored."""
     if isinstance(error, InternalServerError):
         return any(text in str(error).lower() for text in _CUT_OFF)
     return isinstance(error, RETRYABLE)
 
 
 def unavailable(error: BaseException) -> bool:
-    """Return whether an error of a Google client is transient: the service is down, busy or denies access."""
+    """Return whether an error of a Google client, or one of its causes, is transient.
+
+    The service is then down or busy, or denies access.
+    """
     return any(map(is_transient, causes(error))) or transient.has_transient_cause(error)
 
 
@@ -112,7 +118,7 @@ def reason(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error of the data client, then its causes; of a group of errors, that of `most_telling`."""
+    """Yield an error of Google's client, then its causes; the cause of a group is its `most_telling`."""
     while error is not None:
         yield error
         inner = getattr(error, "exceptions", None)
@@ -120,7 +126,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def most_telling(failures: Sequence[Exception]) -> Exception | None:
-    """Return the last error of several attempts that is not just a time-out, or else the last error."""
+    """Return the last of several errors that is not a timeout; if all are timeouts, the last."""
     telling = [error for error in failures if not isinstance(error, DeadlineExceeded)]
     best = telling or failures
     return best[-1] if best else None

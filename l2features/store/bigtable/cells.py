@@ -1,4 +1,4 @@
-"""The rows of a Bigtable table: keys, mutations, filters, and how the cells of chunks and meta are read."""
+"""The rows of a Bigtable table: keys, mutations and filters, and parsers for the cells of chunks and meta."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
 NOTE_PREFIX = b"note_"
 NODES_END = b":"
-"""The first key after those of nodes, which are digits."""
+"""The first row key after all keys of nodes, which consist of digits."""
 CHUNKS_END = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
 SEGMENTS, ATTEMPTS = "segments", "attempts"
 STATES = Columns((DONE, FAILED), prefix=CHUNK_PREFIX)
 INCOMPLETE = Columns(("incomplete",), prefix=CHUNK_PREFIX)
-"""The mark of a chunk that is done although files were missing or empty: an empty cell."""
+"""Column of an empty cell that marks a done chunk of which files were missing or empty."""
 Cells = Sequence[tuple[bytes, bytes]]
 _EntryProto = type(MutateRowsRequest.Entry.pb(MutateRowsRequest.Entry()))
 
@@ -67,9 +67,9 @@ def note_key(name: str) -> bytes:
 
 # ------------------------------------------------------------------ mutations
 class _ProtoEntry(RowMutationEntry):
-    """A mutation of a row's family that is built as a protocol buffer.
+    """A mutation of the family `FAMILY` in a row, built as a protocol buffer.
 
-    The client's own mutation objects take three times as long; see docs/decisions/bigtable-client.md.
+    Mutation objects of Google's client take three times as long; see docs/decisions/bigtable-client.md.
     """
 
     def __init__(self, row_key: bytes, time: datetime | None) -> None:
@@ -91,7 +91,7 @@ class _ProtoEntry(RowMutationEntry):
 
 
 class RowEntry(_ProtoEntry):
-    """A mutation that replaces all cells of a row's family by ``cells``."""
+    """A mutation that replaces all cells of the family `FAMILY` in a row by ``cells``."""
 
     def __init__(self, row_key: bytes, cells: Cells, time: datetime | None = None) -> None:
         super().__init__(row_key, time)
@@ -101,7 +101,7 @@ class RowEntry(_ProtoEntry):
 
 
 class CellEntry(_ProtoEntry):
-    """A mutation that replaces one cell of a row's family, or deletes it if ``value`` is None."""
+    """A mutation that replaces one cell in a row by ``value``; with None, it deletes the cell."""
 
     def __init__(
         self, row_key: bytes, qualifier: bytes, value: bytes | None, time: datetime | None = None
@@ -115,7 +115,7 @@ class CellEntry(_ProtoEntry):
 
 
 def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
-    """Yield the rows of `BigtableStore.write` for the older client, which Beam's connector uses."""
+    """Yield the rows that `BigtableStore.write` writes, for the older client, which Beam's connector uses."""
     now = datetime.now(UTC)
     now -= timedelta(microseconds=now.microsecond % 1000)
     for key, cells in zip(row_keys(features["label"]), encode_cells(features), strict=True):
@@ -133,7 +133,7 @@ def meta_cells(meta: Meta) -> Cells:
 
 
 def chunk_cells(record: ChunkRecord, segments: Ids | None) -> Cells:
-    """Return the cells of a chunk's row."""
+    """Return the cells (qualifier, value) of a chunk's row."""
     cells = [(record.state.encode(), formats.chunk_text(record).encode())]
     if record.state == DONE and record.files.background:
         cells.append((INCOMPLETE.names[0].encode(), b""))
@@ -143,7 +143,7 @@ def chunk_cells(record: ChunkRecord, segments: Ids | None) -> Cells:
 
 
 def put_attempts(key: bytes, counts: Mapping[str, int]) -> RowMutationEntry:
-    """Return the mutation that replaces the open attempts at these tasks on a chunk."""
+    """Return the mutation that sets the number of attempts at each task in a chunk's row."""
     micros, mutations = micros_of(datetime.now(UTC)), list[Any]()
     for work, count in counts.items():
         mutations.append(DeleteRangeFromColumn(FAMILY, _attempts(work)))
@@ -152,7 +152,7 @@ def put_attempts(key: bytes, counts: Mapping[str, int]) -> RowMutationEntry:
 
 
 def drop_attempts(key: bytes, works: Iterable[str]) -> RowMutationEntry:
-    """Return the mutation that clears the open attempts at these tasks on a chunk."""
+    """Return the mutation that clears the attempts at these tasks in a chunk's row."""
     return RowMutationEntry(key, [DeleteRangeFromColumn(FAMILY, _attempts(work)) for work in works])
 
 
@@ -161,13 +161,16 @@ def _attempts(work: str) -> bytes:
 
 
 def micros_of(time: datetime) -> int:
-    """Return microseconds since 1970, rounded to milliseconds, Bigtable's precision."""
+    """Return a time in microseconds since 1970, rounded to Bigtable's precision of milliseconds."""
     return round(time.timestamp() * 1000) * 1000
 
 
 # ------------------------------------------------------------------ cells that were read
 def chunk_records_of(part: AnyCells, where: str) -> Iterator[ChunkRecord]:
-    """Yield the records in the first cells of chunks' rows. Raises StoreError."""
+    """Yield the chunk records in the first cell of each row.
+
+    Raises StoreError for a malformed record or row key, with ``where`` in the message.
+    """
     part = first_cells(part, where)
     for chunk_id, micros, name, value in zip(
         part.ids.tolist(), part.times.tolist(), part.names, part.values, strict=True
@@ -183,18 +186,24 @@ def _loaded(time: datetime, value: bytes) -> tuple[datetime, Any]:
 def first_cells(part: AnyCells, where: str) -> AnyCells:
     """Return the first cell of each row. Raises StoreError for a row key without an id."""
     if part.unexpected_key is not None:
-        raise StoreError(f"{where}: the row key {part.unexpected_key!r} has no id of a chunk")
+        raise StoreError(f"{where}: row key {part.unexpected_key!r}: expected chunk_ and an id of 20 digits")
     return part.take(group_starts(part.ids))
 
 
 def attempts_of(row: Row | None) -> dict[str, int]:
-    """Return the open attempts at each task from a chunk's row, read by `attempts_only`."""
+    """Return, by task, how many attempts began and were not cleared.
+
+    ``row`` is a chunk's row, read with the filter `attempts_only`.
+    """
     cells = row.cells if row else ()
     return {cell.qualifier.decode().partition(":")[2]: int(cell.value) for cell in cells}
 
 
 def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
-    """Return graph_id, cv_path and timestamp of a ``meta`` cell, which is not trusted. Raises StoreError."""
+    """Return graph_id, cv_path and timestamp from a ``meta`` cell, without trusting its pickle.
+
+    Raises StoreError for a malformed cell; ``name`` is the table's.
+    """
     try:
         meta = plain_loads(value)
         return str(meta["graph_id"]), str(meta["cv_path"]), str(meta["timestamp"])
@@ -207,16 +216,16 @@ def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
 
 # ------------------------------------------------------------------ filters
 def newest(*names: str) -> RowFilter:
-    """Return the filter for the newest cell of each column, or of the columns in a range.
+    """Return the filter for the newest cell of each column from the first of ``names`` to the last.
 
-    The range is from the first of ``names`` to the last. A filter by regular expression would take three
-    times as long.
+    Without names, it is the filter for all columns. A filter by regular expression would take three times as
+    long.
     """
     return RowFilterChain(filters=[_columns(names), CellsColumnLimitFilter(1)])
 
 
 def newest_attributes(names: Sequence[str]) -> RowFilter:
-    """Return the filter for the newest cells of attributes; adjacent columns share one range."""
+    """Return the filter for the newest cells of these attributes, with one range for adjacent columns."""
     if set(names) >= set(NAMES):
         return newest()
     return newest_of(
@@ -225,37 +234,37 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 
 
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
-    """Return the filter of `newest_attributes` for rows of nodes; that of all attributes names no family.
+    """Return the filter for the newest cells of these attributes in rows of nodes.
 
-    Rows of nodes have a single family, and the decoder would skip others. Bigtable's emulator takes a seventh
-    longer for a filter that names the family.
+    For all attributes, the filter does not name the family, for which Bigtable's emulator would take a
+    seventh longer. Rows of nodes have a single family, and the decoder would skip others.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 
 
 def newest_of(runs: Iterable[Sequence[str]]) -> RowFilter:
-    """Return the filter for the newest cells of the family's columns in these ranges."""
+    """Return the filter for the newest cells of the columns in ``runs``, each from its first to its last."""
     ranges = [_columns(run) for run in runs]
     found = RowFilterUnion(filters=ranges) if len(ranges) > 1 else (ranges or [BlockAllFilter(True)])[0]
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
 
 
 def cells_only(columns: Columns) -> RowFilter:
-    """Return the filter for the cells of these columns, with their values stripped."""
+    """Return the filter for the newest cells of these columns, without their values."""
     return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
 
 
 def keys_only() -> RowFilter:
-    """Return the filter for one cell of each row, with its value stripped."""
+    """Return the filter for one cell of each row, without its value."""
     return RowFilterChain(filters=[CellsRowLimitFilter(1), StripValueTransformerFilter(True)])
 
 
 def attempts_only() -> RowFilter:
-    """Return the filter for the newest cell of each column of attempts."""
+    """Return the filter for the newest cell of each column that counts attempts."""
     columns = ColumnRangeFilter(FAMILY, ATTEMPTS.encode(), f"{ATTEMPTS};".encode(), inclusive_end=False)
     return RowFilterChain(filters=[columns, CellsColumnLimitFilter(1)])
 
 
 def _columns(run: Sequence[str]) -> RowFilter:
-    """Return the filter for the family's columns, from the first of ``run`` to the last."""
+    """Return the filter for columns of `FAMILY` from the first of ``run`` to the last; all if it is empty."""
     return ColumnRangeFilter(FAMILY, *(name.encode() for name in (*run[:1], *run[-1:])))

@@ -1,4 +1,4 @@
-"""Decoding of ReadRows answers from the wire, compiled, without an object per cell."""
+"""Decode ReadRows responses by compiled code, without a Python object per cell."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .row_arrays import FEATURE_COLUMNS, AnyCells, Columns, Decoded
 from .wire import ABSENT, CHUNK
 
 _LEAST_ROW = KEY_DIGITS + 4
-"""Bytes that a committed row takes at least: its key, and the tags and lengths around it."""
+"""Minimum bytes of a committed row: its key, and the tags and lengths around the key."""
 
 
 def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
-    """Decode the messages of a ReadRows stream from its start; take only the first version of a cell.
+    """Decode all messages of a ReadRows stream; of several versions of a cell, take only the first.
 
     Raises ValueError for a malformed stream, and for a cell of the wrong length.
     """
@@ -47,7 +47,7 @@ def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
 
 
 def decode_cells(messages: Sequence[bytes], prefix: bytes = b"") -> AnyCells:
-    """Decode the messages of a ReadRows stream from its start; ``prefix`` precedes the id in a row key.
+    """Decode all messages of a ReadRows stream to its cells; ``prefix`` precedes the id in a row key.
 
     Raises ValueError for a malformed stream.
     """
@@ -67,7 +67,7 @@ def decode_cells(messages: Sequence[bytes], prefix: bytes = b"") -> AnyCells:
 
 @cache
 def _table_of(columns: Columns) -> Table:
-    """Return columns as arguments of the kernel."""
+    """Return columns as arguments of the compiled code in `readrows`."""
     fields = {} if columns.record is None else dict(columns.record.fields or {})
     rows = [(*_place(fields, name), name in columns.optional, len(name)) for name in columns.names]
     letters = np.array([name.encode() for name in columns.names]).view(np.uint8)
@@ -81,22 +81,22 @@ def _table_of(columns: Columns) -> Table:
 
 
 def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
-    """Return offset and size of a field."""
+    """Return offset and size of a field in bytes; (0, 0) without fields."""
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 
 def _joined(messages: Sequence[bytes]) -> tuple[bytes, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return all messages as bytes and as an array, and the end of each."""
+    """Return a tuple: the joined messages as bytes; the same as an array; the end of each message in it."""
     raw = b"".join(messages)
     ends = np.cumsum(np.fromiter(map(len, messages), dtype=np.int64, count=len(messages)))
     return raw, np.frombuffer(raw, dtype=np.uint8), ends
 
 
 def _progress(raw: bytes, code: int, s: dict[str, int]) -> tuple[int, bytes, bytes | None, bool]:
-    """Return the fields of `Part`. Raises ValueError for a malformed stream."""
+    """Return the values of the fields of `Part`. Raises ValueError for a malformed stream."""
     if code != OK:
-        what = "is malformed" if code == MALFORMED else "has cell chunks in an impossible order"
-        raise ValueError(f"the response to ReadRows {what} at byte {s['at']} of {len(raw)}")
+        what = "is malformed" if code == MALFORMED else "has a cell chunk that cannot follow the previous one"
+        raise ValueError(f"the response to ReadRows {what}, at byte {s['at']} of {len(raw)}")
     unexpected = raw[s["unexpected"] : s["unexpected_end"]] if s["unexpected"] != ABSENT else None
     last = max(raw[s["last"] : s["last_end"]], raw[s["scanned"] : s["scanned_end"]])
     return s["committed"], last, unexpected, s["key"] == ABSENT

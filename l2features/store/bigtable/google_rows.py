@@ -1,4 +1,4 @@
-"""Reads through Google's client alone, for installations without numba: the same arrays, more slowly."""
+"""Read rows through Google's client, for installations without numba: the same arrays, but more slowly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ P = TypeVar("P", bound=Part)
 
 @dataclass
 class GoogleRead(Generic[P]):
-    """One ReadRows request that Google's client sends and retries; see `RowsRead`."""
+    """One ReadRows request that Google's client sends and retries, with the methods of `RowsRead`.
+
+    ``until`` is the deadline by `time.monotonic`.
+    """
 
     table: Any
     request: Any
@@ -30,7 +33,10 @@ class GoogleRead(Generic[P]):
     row_filter: RowFilter
 
     def run(self) -> list[P]:
-        """Return the rows. Raises BadAnswer for a cell of the wrong length, or GoogleAPIError."""
+        """Return the rows, as a list of one part.
+
+        Raises BadAnswer for a cell of the wrong length, and GoogleAPIError if the request fails.
+        """
         rows, left = self.request.rows, max(0.001, self.until - time.monotonic())
         query = ReadRowsQuery(
             row_keys=list(rows.row_keys),
@@ -55,7 +61,10 @@ def _range(part: Any) -> RowRange:
 
 
 def decode(rows: Sequence[Row], columns: Columns) -> Decoded:
-    """Return the rows as arrays, with the first version of each cell. See `decoded.decode`."""
+    """Return rows as arrays, as `decoded.decode` does; of several versions of a cell, take only the first.
+
+    Raises BadAnswer for a cell of the wrong length.
+    """
     known, part = _with_ids(rows, columns.prefix)
     fields = {} if columns.record is None else dict(columns.record.fields or {})
     records = np.zeros((len(known), columns.itemsize), dtype=np.uint8)
@@ -78,7 +87,7 @@ def decode(rows: Sequence[Row], columns: Columns) -> Decoded:
 
 
 def decode_cells(rows: Sequence[Row], prefix: bytes = b"") -> AnyCells:
-    """Return the cells of rows; ``prefix`` precedes the id in a row key. See `decoded.decode_cells`."""
+    """Return all cells of rows, as `decoded.decode_cells` does; ``prefix`` precedes the id in a row key."""
     known, part = _with_ids(rows, prefix)
     cells = [(node, cell) for node, row in known for cell in row.cells]
     return AnyCells(
@@ -91,7 +100,7 @@ def decode_cells(rows: Sequence[Row], prefix: bytes = b"") -> AnyCells:
 
 
 def _first_cells(row: Row, columns: Columns) -> Iterator[tuple[int, Any]]:
-    """Yield the first cell of each column that a row has, with the column's index."""
+    """Yield pairs (index of the column, the row's first cell of the column) for the columns in the row."""
     family, left = columns.family.decode(), {name.encode(): i for i, name in enumerate(columns.names)}
     for cell in row.cells:
         if cell.family == family and cell.qualifier in left:
@@ -101,12 +110,12 @@ def _first_cells(row: Row, columns: Columns) -> Iterator[tuple[int, Any]]:
 def _with_ids(
     rows: Sequence[Row], prefix: bytes
 ) -> tuple[list[tuple[int, Row]], tuple[int, bytes, bytes | None, bool]]:
-    """Return the rows whose keys have ids, with their ids, and the fields of `Part`."""
+    """Return a tuple: pairs (id, row) of the rows whose key has an id; the values of `Part`'s fields."""
     known, unexpected = list[tuple[int, Row]](), None
     for row in rows:
         try:
             if not row.row_key.startswith(prefix):
-                raise ValueError(f"row key {row.row_key!r}: expected one that begins with {prefix!r}")
+                raise ValueError(f"row key {row.row_key!r}: expected a row key that begins with {prefix!r}")
             (node,) = ids_of_row_keys([row.row_key[len(prefix) :]])
             known.append((int(node), row))
         except ValueError:

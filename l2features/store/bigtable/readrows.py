@@ -1,9 +1,9 @@
-"""Kernel that assembles the rows of a ReadRows stream.
+"""Compiled code that assembles the rows of a ReadRows stream; `decoded` calls it.
 
-A stream is a sequence of protocol buffers, ``ReadRowsResponse``. Each holds cell chunks that depend on those
-before them: a chunk without a row key, a family or a qualifier has that of the previous one, a value may
-span several chunks, and a row counts when a chunk commits it, not when one resets it. Chunks may follow each
-other as in Google's client. `decoded` calls this kernel.
+A stream is a sequence of protocol buffers, ``ReadRowsResponse``, which hold cell chunks. A cell chunk without
+a row key, a family or a qualifier has the same as the previous cell chunk. A value may span several cell
+chunks. A row is valid once a cell chunk commits it; a cell chunk that resets the row discards it. Cell chunks
+may follow one another in the orders that Google's client accepts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .wire import ABSENT, Bytes, compare, equals, field, read_chunk
 
 OK, MALFORMED, DISORDER, BAD_CELL = 0, 1, 2, 3
 MARK_BYTES = 8
-"""Length of `rows.NOT_COMPUTED`."""
+"""Length of `rows.NOT_COMPUTED` in bytes."""
 STATE = np.dtype(
     [
         (name, np.int64)
@@ -32,12 +32,18 @@ STATE = np.dtype(
         )
     ]
 )
-"""State of the kernel: the current row and cell, and what came before."""
+"""State between cell chunks: the current row and cell, and what was decoded before."""
 Places = npt.NDArray[np.int64]
 
 
 class Table(NamedTuple):
-    """`row_arrays.Columns` as arguments of the kernel."""
+    """`row_arrays.Columns` as arrays.
+
+    Attributes:
+        places: (columns, 4) offset and size in a record, whether the column is optional, length of its name.
+        letters: (columns, length) the names, padded with zeros.
+        marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
+    """
 
     family: Bytes
     prefix: Bytes
@@ -47,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Output arrays, with room for the current row after the last one that can be committed.
+    """Arrays for the decoded rows, with room for one more row than can be committed.
 
     ``seen`` (columns,) marks the columns of which the current row has a cell.
     """
@@ -61,7 +67,7 @@ class Out(NamedTuple):
 
 @embedded
 def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
-    """Return a tuple: the id in a row key; whether the key is valid."""
+    """Return a tuple: the id in the row key ``data[at:end]``; whether the key is ``prefix`` and an id."""
     value = np.uint64(0)
     n = len(prefix)
     if end - at != n + KEY_DIGITS or not equals(data, at, at + n, prefix, 0, n):
@@ -79,7 +85,7 @@ def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]
 
 @embedded
 def continues(data: Bytes, c: Any, s: Any) -> bool:
-    """Return whether a cell chunk may follow the previous ones, by the rules of Google's client."""
+    """Return whether the cell chunk ``c`` may follow the previous ones, by the rules of Google's client."""
     if s.key == ABSENT:
         if c.key == c.key_end or c.reset:
             return False
@@ -105,7 +111,7 @@ def continues(data: Bytes, c: Any, s: Any) -> bool:
 
 @embedded
 def start_place(c: Any, s: Any) -> None:
-    """Set key, family, qualifier and time of a new cell; missing fields are those of the last cell."""
+    """Set key, family, qualifier and time of a new cell; fields that ``c`` lacks remain as they were."""
     if s.key == ABSENT:
         s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
     if c.family not in (ABSENT, c.family_end):
@@ -119,7 +125,7 @@ def start_place(c: Any, s: Any) -> None:
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
-    """Start a cell and find its column, which is -1 for unknown columns and for older versions."""
+    """Start a cell and find its column; -1 for an unknown column and for an older version of a cell."""
     if s.key == ABSENT:
         s.bad, s.newest = ABSENT, 0
         seen[:] = False
@@ -139,7 +145,7 @@ def _start_cell(
 
 @embedded
 def _add_value(data: Bytes, c: Any, s: Any, places: Places, record: np.ndarray) -> None:
-    """Copy a piece of a value into the current row."""
+    """Copy the piece of a value in the cell chunk ``c`` into the current row."""
     if s.column != ABSENT:
         offset, size = places[s.column, 0], places[s.column, 1]
         n = min(c.value_end - c.value, max(size, MARK_BYTES) - s.length)
@@ -167,7 +173,10 @@ def _finish_cell(s: Any, places: Places, marked: int, present: np.ndarray) -> No
 
 @embedded
 def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
-    """Commit the current row, or drop it if its key has no id; returns False if it has a bad cell."""
+    """Commit the current row, or drop it if its key has no id.
+
+    Returns False if a cell of the row has the wrong length.
+    """
     node, known = id_of_key(data, s.key, s.key_end, prefix)
     if known:
         if s.bad != ABSENT:
@@ -183,7 +192,7 @@ def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
 
 @embedded
 def commit(s: Any, known: bool) -> None:
-    """End the current row; remember its key if it is the first without an id."""
+    """End the current row. If its key is the first that has no id, set ``s.unexpected`` to the key."""
     if not known and s.unexpected == ABSENT:
         s.unexpected, s.unexpected_end = s.key, s.key_end
     s.committed += 1
@@ -192,7 +201,7 @@ def commit(s: Any, known: bool) -> None:
 
 @embedded
 def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, out: Out) -> int:
-    """Add a chunk to the current row."""
+    """Add the cell chunk ``c`` to the current row; return `OK`, `DISORDER` or `BAD_CELL`."""
     if not continues(data, c, s):
         return DISORDER
     if c.reset:
@@ -214,7 +223,10 @@ def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, out: Out) -> int:
 
 @embedded
 def next_chunk(data: Bytes, at: int, end: int, s: Any, c: Any) -> Any:
-    """Read a field of a message, and its chunk if ``s.is_chunk``; return the next position, or -1."""
+    """Read a field of a message; if the field is a cell chunk, set ``s.is_chunk`` and parse it into ``c``.
+
+    Returns the position after the field; -1 if the field is malformed.
+    """
     s.at = at
     tag, start, stop, at = field(data, at, end)
     s.is_chunk = np.int64(tag == 0x0A)
@@ -231,9 +243,10 @@ def next_chunk(data: Bytes, at: int, end: int, s: Any, c: Any) -> Any:
 def decode(
     data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, chunk: np.ndarray, out: Out
 ) -> int:
-    """Decode messages that end at ``ends``; returns one of the codes above, with details in ``state``.
+    """Decode the messages in ``data`` that end at ``ends``; write the rows to ``out``.
 
-    ``chunk`` (1,), dtype `CHUNK`, is a buffer for the current chunk.
+    Returns `OK`, `MALFORMED`, `DISORDER` or `BAD_CELL`, with details in ``state`` (1,), dtype `STATE`.
+    ``chunk`` (1,), dtype `CHUNK`, is a buffer for the current cell chunk.
     """
     s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT

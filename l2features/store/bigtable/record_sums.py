@@ -1,4 +1,4 @@
-"""Sums over the cells of chunks' records, without a Python object per record."""
+"""Sum chunk records from their cells, without a Python object per record."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from .cells import chunk_records_of, first_cells
 from .row_arrays import AnyCells
 
 _DONE, _REASON = DONE.encode(), b',"reason":'
-"""A record's text begins with its numbers. From the reason on, it is the same in most records."""
+"""State of a done chunk, and where a record's text is cut: from the reason on, most texts are equal."""
 _NUMBERS, _REST = ("format", "nodes", "orphans"), ("reason", "files", "saturated")
 
 
 class _Sums(NamedTuple):
-    """The nodes of each done chunk, the sum of their orphans, and how many have the same files."""
+    """Numbers of nodes by done chunk, the sum of orphans, and pairs (record, number of chunks).
+
+    The record of a pair has the counts of files and of saturated nodes that these chunks have in common.
+    """
 
     nodes: list[int]
     orphans: int
@@ -33,7 +36,10 @@ class _Sums(NamedTuple):
 
 
 def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
-    """Add the records in chunks' rows to the totals. Raises UnknownFormat, or StoreError if malformed."""
+    """Add the chunk records in ``part`` to the totals.
+
+    Raises UnknownFormat for a newer format, and StoreError for a malformed record.
+    """
     part = first_cells(part, where)
     is_done = np.array([name == _DONE for name in part.names], dtype=bool)
     done = part.take(np.flatnonzero(is_done))
@@ -53,7 +59,7 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
-    """Return the sums over done chunks' texts; None unless all are as this version writes them."""
+    """Return the sums over the texts of done chunks; None if a text differs from what this version writes."""
     parts = [text.partition(_REASON) for text in texts]
     try:
         numbers = orjson.loads(b"[%b]" % b",".join([begin + b"}" for begin, _, _ in parts]))
@@ -71,7 +77,10 @@ def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
 
 
 def _record(end: bytes, where: str) -> ChunkRecord:
-    """Return a record without nodes whose text ends so. Raises ValueError or StoreError for another form."""
+    """Return a record with 0 nodes and orphans whose text has this end, from the value of the reason on.
+
+    Raises ValueError or StoreError for text that this version does not write.
+    """
     content = json.loads(b'{"reason":' + end)
     if tuple(content) != _REST:
         raise ValueError(f"{tuple(content)}: expected {_REST}")

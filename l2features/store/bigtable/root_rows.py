@@ -1,8 +1,8 @@
 """The rows of roots and segments in a Bigtable table.
 
-A root's cells have the row ``root_<root>``, their qualifiers are their names. A segment's nodes have the row
-``segment_<segment>``: one cell for each chunk, whose qualifier is the chunk's id as 8 bytes, big-endian, so
-that the cells are in the order of the nodes, and whose value is the node's id.
+A root's cells are in the row ``root_<root>``, with their names as qualifiers. A segment's nodes are in the
+row ``segment_<segment>``, one cell for each chunk. The qualifier is the chunk's id as 8 big-endian bytes,
+which sorts the cells by node. The value is the node's id, little-endian.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from .row_arrays import AnyCells
 
 ROOT_PREFIX, SEGMENT_PREFIX = b"root_", b"segment_"
 WRITE_BYTES = 10_000_000
-"""Bytes of values in one bulk mutation, unless one value alone is larger."""
+"""Maximum bytes of values in one bulk mutation; a larger value has a mutation of its own."""
 
 
 def keys_of(prefix: bytes, ids: Ids) -> list[bytes]:
-    """Return the sorted row keys of roots or segments."""
+    """Return the sorted, unique row keys of roots or segments; ``prefix`` tells which of the two."""
     return [prefix + key for key in row_keys(np.unique(as_ids(ids)))]
 
 
 def root_entries(cells: Mapping[int, Mapping[str, bytes]], most: int) -> Iterator[list[CellEntry]]:
-    """Yield the mutations that write roots' cells, in batches of at most ``most``. Raises ValueError."""
+    """Yield the mutations that write roots' cells, in batches of at most ``most``.
+
+    Raises ValueError for a malformed name, and for a value that is too large.
+    """
     now, batch, size = datetime.now(UTC), list[CellEntry](), 0
     for root, values in cells.items():
         [key] = keys_of(ROOT_PREFIX, as_ids([root]))
@@ -50,7 +53,7 @@ def root_entries(cells: Mapping[int, Mapping[str, bytes]], most: int) -> Iterato
 
 
 def root_cells_of(parts: Sequence[AnyCells], where: str) -> dict[int, dict[str, bytes]]:
-    """Return cells by root and name. Raises UnknownFormat, naming ``where``."""
+    """Return values of cells by root and name. Raises UnknownFormat for a newer format."""
     found: dict[int, dict[str, bytes]] = {}
     for part in parts:
         for root, raw_name, stored in zip(part.ids.tolist(), part.names, part.values, strict=True):
@@ -60,7 +63,10 @@ def root_cells_of(parts: Sequence[AnyCells], where: str) -> dict[int, dict[str, 
 
 
 def index_entries(chunk_id: int, segments: Ids, stale: Ids, most: int) -> Iterator[list[CellEntry]]:
-    """Yield the mutations that index a chunk's segments and remove ``stale`` ones, in batches of ``most``."""
+    """Yield the mutations that index a chunk's segments and remove the chunk from ``stale`` segments.
+
+    A batch has at most ``most`` mutations.
+    """
     now, qualifier = datetime.now(UTC), chunk_id.to_bytes(8, "big")
     raw = to_bytes(numbered_ids(chunk_id, len(segments)))
     values = [raw[i : i + 8] for i in range(0, len(raw), 8)] + [None] * len(stale)
@@ -71,18 +77,19 @@ def index_entries(chunk_id: int, segments: Ids, stale: Ids, most: int) -> Iterat
 
 
 def first_nodes(most: int) -> RowFilter:
-    """Return the filter for the first nodes of segments."""
+    """Return the filter for the ``most`` lowest nodes of each segment."""
     return RowFilterChain(filters=[FamilyNameRegexFilter(FAMILY), CellsRowLimitFilter(most)])
 
 
 def segment_nodes_of(parts: Sequence[AnyCells], where: str) -> dict[int, Ids]:
-    """Return nodes by segment. Raises StoreError, naming ``where``."""
+    """Return nodes by segment. Raises StoreError for a node id that is not 8 bytes long."""
     found: dict[int, Ids] = {}
     for part in parts:
         wrong = [i for i, value in enumerate(part.values) if len(value) != 8]
         if wrong:
             size = len(part.values[wrong[0]])
-            raise StoreError(f"{where}: segment {part.ids[wrong[0]]}: a node has {size} bytes, expected 8")
+            segment = part.ids[wrong[0]]
+            raise StoreError(f"{where}: segment {segment}: a stored node id has {size} bytes, expected 8")
         nodes = from_bytes(b"".join(part.values))
         segments, first = np.unique(part.ids, return_index=True)
         found |= dict(zip(segments.tolist(), np.split(nodes, first)[1:], strict=True))

@@ -1,4 +1,4 @@
-"""Rows of ReadRows answers as arrays; `decoded` and `google_rows` make them."""
+"""Arrays for the rows of ReadRows responses; `decoded` and `google_rows` fill them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class BadAnswer(ValueError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns to decode: the cell ``names[i]`` becomes the field of that name of ``record``.
+    """Columns to decode: the cell ``names[i]`` becomes the field of the same name in ``record``.
 
     Attributes:
-        record: dtype of a decoded row; None if a filter has stripped the values.
-        optional: columns of which an empty cell counts as absent.
-        marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
-        prefix: precedes the digits of the id in a row key.
+        record: dtype of a decoded row; None if the cells are read without their values.
+        optional: names of columns in which an empty cell means that the value is absent.
+        marked: index of the column that may have the value `rows.NOT_COMPUTED`; -1 if no column may.
+        prefix: bytes before the digits of the id in a row key.
     """
 
     names: tuple[str, ...]
@@ -45,12 +45,12 @@ FEATURE_COLUMNS = Columns(NAMES, FEATURES, OPTIONAL, marked=COLUMN[SIZE])
 
 @dataclass(frozen=True)
 class Part:
-    """How far a stream was read.
+    """How far a ReadRows stream was read.
 
     Attributes:
-        committed: number of all rows, also those whose key is not an id.
-        last_key: the last key that the server scanned.
-        unexpected_key: the first key that is not an id.
+        committed: number of committed rows, including rows whose key has no id.
+        last_key: the last row key that the server scanned.
+        unexpected_key: the first row key that has no id; None if all keys have one.
         whole: False if the stream ends within a row.
     """
 
@@ -64,8 +64,9 @@ class Part:
 class Decoded(Part):
     """The committed rows of a stream, in the stream's order.
 
-    ``records`` (n, itemsize) are the bytes of ``Columns.record``. ``present`` (n, columns) tells which cells
-    each row has, ``times`` (n,) the time of its newest cell in microseconds.
+    ``records`` (n, itemsize) holds the bytes of the rows, with the fields of ``Columns.record``. ``present``
+    (n, columns) says which cells each row has. ``times`` (n,) is the time of each row's newest cell, in
+    microseconds since 1970.
     """
 
     ids: Ids
@@ -78,7 +79,8 @@ class Decoded(Part):
 class AnyCells(Part):
     """All cells of the committed rows of a stream, of any family and column, in the stream's order.
 
-    ``ids`` (n,) are the ids of the cells' rows, ``times`` (n,) are in microseconds. ``names`` are qualifiers.
+    ``ids`` (n,) are the ids of the cells' rows. ``times`` (n,) are the cells' times in microseconds since
+    1970. ``names`` are the cells' qualifiers.
     """
 
     ids: Ids
@@ -87,7 +89,7 @@ class AnyCells(Part):
     values: list[bytes]
 
     def take(self, places: npt.NDArray[np.intp]) -> AnyCells:
-        """Return the cells at these places, which ascend."""
+        """Return the cells at these indices, which are sorted and unique."""
         if len(places) == len(self.ids):
             return self
         names, values = ([cells[i] for i in places.tolist()] for cells in (self.names, self.values))
@@ -95,7 +97,7 @@ class AnyCells(Part):
 
 
 def features_of(decoded: Decoded) -> Rows:
-    """Convert rows that were decoded with `FEATURE_COLUMNS` to features."""
+    """Return rows that were decoded with `FEATURE_COLUMNS` as `Rows`."""
     rows = Rows(decoded.records.view(FEATURES).reshape(len(decoded.ids)), decoded.present)
     rows.features["label"] = decoded.ids
     set_flags(rows)

@@ -1,7 +1,7 @@
-"""Reads of Bigtable by the raw stream: in concurrent batches, under one deadline, resumed after a break.
+"""Read rows of Bigtable from the raw stream: in concurrent batches, before one deadline, with retries.
 
-Connection, credentials and routing are Google's client's. Its decoding, an object per cell, is used only
-where numba is missing.
+Connection, credentials and routing are those of Google's client. Google's decoder, which makes an object per
+cell, is used only in installations without numba.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from .google_rows import GoogleRead
 from .row_arrays import AnyCells, BadAnswer, Columns, Decoded, Part
 
 LEAST_KEYS, BATCH_KEYS = 500, 2_500
-"""Limits for the keys of a batch: fewer are not split, so that a batch is worth its request."""
+"""Minimum and maximum keys of a batch; up to the minimum, keys are read by a single request."""
 COMPILED = find_spec("numba") is not None
 """Whether streams are decoded by compiled code; otherwise Google's client decodes them."""
 CONCURRENT = 4
-"""Batches in flight at once, over all calls of one store."""
+"""Maximum batches in flight at once, over all calls of one store."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 _GRACE_S = 0.2
 KEPT_FILTERS = 64
-"""Filters of one connection whose requests are kept."""
+"""Maximum requests that a connection caches, by filter."""
 _METHOD = "/google.bigtable.v2.Bigtable/ReadRows"
 KeyRange = tuple[bytes, bytes]
-"""First and last key."""
+"""First and last row key of a range, both included."""
 P = TypeVar("P", bound=Part)
 
 
@@ -49,9 +49,9 @@ P = TypeVar("P", bound=Part)
 class RowsRead(Generic[P]):
     """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
-    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a call
-    share the lock ``turn``, so that only one read takes messages at a time, while gRPC receives the messages
-    of the other reads: threads that take messages concurrently would contend for the GIL at every message.
+    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. All reads of a call
+    share the lock ``turn``: only one read at a time takes messages from gRPC, which meanwhile receives the
+    messages of the other reads. Threads that take messages concurrently contend for the GIL at every message.
     """
 
     table: Any
@@ -64,7 +64,10 @@ class RowsRead(Generic[P]):
     _cancelled: bool = False
 
     def run(self) -> list[P]:
-        """Return the rows, in parts. Raises BadAnswer, or GoogleAPIError after the last retry."""
+        """Return the rows, in one part per attempt.
+
+        Raises BadAnswer for a malformed response, and GoogleAPIError after the last retry.
+        """
         left = max(0.0, self.until - time.monotonic())
         failures: list[Exception] = []
         retry = Retry(
@@ -82,7 +85,7 @@ class RowsRead(Generic[P]):
         return self.parts
 
     def cancel(self) -> None:
-        """Cancel a run in another thread."""
+        """Cancel `run`, which another thread is executing."""
         self._cancelled = True
         if self._call is not None:
             self._call.cancel()
@@ -103,7 +106,7 @@ class RowsRead(Generic[P]):
             raise BadAnswer(str(error)) from error
         self.parts.append(part)
         if failure is None and not part.whole:
-            raise BadAnswer("the response to ReadRows ends within a row")
+            raise BadAnswer("the response to ReadRows ends within a row: expected a committed row")
         if failure is not None and self._ask_for_the_rest(part):
             raise failure
 
@@ -121,7 +124,7 @@ class RowsRead(Generic[P]):
         return self._call
 
     def _ask_for_the_rest(self, done: P) -> bool:
-        """Remove the part that is done from the request; returns False if nothing is left."""
+        """Remove the rows in ``done`` from the request; return False if no rows are left to request."""
         rows, last = self.request.rows, done.last_key
         if self.request.rows_limit:
             self.request.rows_limit -= done.committed
@@ -143,7 +146,7 @@ class RowsRead(Generic[P]):
 
 
 class Connection:
-    """A table of Google's client, and the threads that read from the table."""
+    """A table of Google's client, and the threads that read it."""
 
     def __init__(self, project: str, instance: str, name: str, deadline_s: float) -> None:
         self.pid, self.deadline_s = os.getpid(), deadline_s
@@ -159,14 +162,18 @@ class Connection:
     ) -> list[Decoded]:
         """Return the rows with these sorted, unique keys, in no particular order.
 
-        ``until`` is the deadline by `time.monotonic`; by default, the connection's deadline starts now.
+        ``until`` is the deadline by `time.monotonic`; the default is ``deadline_s`` from now.
         """
         return self._read_keys(keys, self.rows_of(columns), row_filter, until)
 
     def read_cells(
         self, keys: Sequence[bytes], row_filter: RowFilter, prefix: bytes = b"", until: float | None = None
     ) -> list[AnyCells]:
-        """Return the cells of rows by key, like `read_keys`; ``prefix`` precedes the ids in the keys."""
+        """Return all cells of the rows with these sorted, unique keys, in no particular order of rows.
+
+        ``prefix`` precedes the ids in the keys. ``until`` is the deadline by `time.monotonic`; the default is
+        ``deadline_s`` from now.
+        """
         return self._read_keys(keys, self.cells(prefix), row_filter, until)
 
     def _read_keys(
@@ -186,17 +193,17 @@ class Connection:
         return [part for parts in self._run(reads, until) for part in parts]
 
     def rows_of(self, columns: Columns) -> Callable[[Any], Decoded]:
-        """Return the decoder for these columns."""
+        """Return the function that decodes these columns of rows."""
         return partial(self._decoder.decode, columns=columns)
 
     def cells(self, prefix: bytes = b"") -> Callable[[Any], AnyCells]:
-        """Return the decoder for all cells; ``prefix`` precedes the ids in the row keys."""
+        """Return the function that decodes all cells of rows; ``prefix`` precedes the ids in the row keys."""
         return partial(self._decoder.decode_cells, prefix=prefix)
 
     def read_first(
         self, ranges: Sequence[KeyRange], decode: Callable[[Any], P], row_filter: RowFilter, limit: int
     ) -> list[P]:
-        """Return the first ``limit`` rows of ranges of keys, in order."""
+        """Return the first ``limit`` rows in ranges of keys, sorted by key."""
         read = self._read(decode, row_filter, time.monotonic() + self.deadline_s)
         read.request.rows_limit = limit
         for first, last in ranges:
@@ -210,10 +217,10 @@ class Connection:
         row_filter: RowFilter,
         deadline_s: float,
     ) -> Iterator[P]:
-        """Yield the rows of ranges of keys: in order within a range, the ranges in no particular order.
+        """Yield the rows in ranges of keys, by range; the ranges are in no particular order.
 
         Each batch of ranges becomes one request. A batch must not be empty; its ranges must ascend and not
-        overlap. `CONCURRENT` requests at a time run at once, with a common deadline.
+        overlap. `CONCURRENT` requests run at once, and must be answered within ``deadline_s`` together.
         """
         turn = threading.Lock()
         for start in range(0, len(batches), CONCURRENT):
@@ -229,13 +236,20 @@ class Connection:
     def read_pages(
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
-        """Yield pages of the rows with keys between ``first`` and ``end``; a page must meet the deadline."""
+        """Yield pages of up to ``limit`` rows with keys between ``first`` and ``end``, both excluded.
+
+        The connection's deadline holds for each page.
+        """
         return self._pages(first, end, self.rows_of(columns), row_filter, limit)
 
     def read_cell_pages(
         self, first: bytes, end: bytes, row_filter: RowFilter, limit: int, prefix: bytes = b""
     ) -> Iterator[list[AnyCells]]:
-        """Yield cells in pages, like `read_pages`; ``prefix`` precedes the ids in the row keys."""
+        """Yield pages of all cells of up to ``limit`` rows with keys between ``first`` and ``end``.
+
+        Both ends are excluded. ``prefix`` precedes the ids in the row keys. The connection's deadline holds
+        for each page.
+        """
         return self._pages(first, end, self.cells(prefix), row_filter, limit)
 
     def _pages(
@@ -268,7 +282,7 @@ class Connection:
         return GoogleRead(self.table, request, decode, until, row_filter)
 
     def _request(self, row_filter: RowFilter) -> Any:
-        """Return a request without rows: a copy of a kept one, as building one takes half a millisecond."""
+        """Return a request without rows, copied from a cached one, as a new one takes half a millisecond."""
         with self._requesting:
             kept = self._requests.get(repr(row_filter))
             if kept is None:
@@ -284,7 +298,7 @@ class Connection:
         return request
 
     def _run(self, reads: list[RowsRead[P] | GoogleRead[P]], until: float) -> list[list[P]]:
-        """Run all reads; if one fails, cancel the others."""
+        """Return the parts of each read. If a read fails, cancel the other reads and raise its error."""
         if len(reads) < 2:
             return [read.run() for read in reads]
         futures: list[Future[list[P]]] = [self._pool.submit(read.run) for read in reads]
@@ -293,8 +307,8 @@ class Connection:
             for future in futures:  # a later one may have failed because an earlier one took its time
                 if future.done():
                     future.result()
-            if not all(future.done() for future in futures):
-                raise DeadlineExceeded(f"not all of {len(reads)} batches were answered in time")
+            if late := sum(not future.done() for future in futures):
+                raise DeadlineExceeded(f"{late} of {len(reads)} batches were not answered in time")
             return [future.result() for future in futures]
         finally:
             for read, future in zip(reads, futures, strict=True):

@@ -1,7 +1,7 @@
-"""Protocol buffers on the wire: fields, and the cell chunks of Bigtable's ReadRows.
+"""Compiled parser of protocol buffers: fields, and the cell chunks of Bigtable's ReadRows.
 
-Positions are indices into the bytes. Nothing is read beyond ``end``. Groups, which these messages do not use,
-are malformed.
+Positions are indices into the bytes ``data``. Nothing is read from ``end`` on. A group, a kind of field that
+these messages do not use, counts as malformed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ...core.jit import embedded
 Bytes = npt.NDArray[np.uint8]
 ABSENT = -1
 ONE_BYTE = 128
-"""Numbers below this have one byte."""
+"""A varint below this number has one byte."""
 BYTES_KIND, BYTES_TAG = 2, 0x87
-"""Wire type of bytes, and the bits of a tag of one byte that are those of the wire type alone."""
+"""Wire type of bytes, and a mask: of a one-byte tag, it leaves the wire type and the continuation bit."""
 CHUNK = np.dtype(
     [
         (name, np.int64)
@@ -28,12 +28,12 @@ CHUNK = np.dtype(
         )
     ]
 )
-"""Start and end of a cell chunk's fields, or their values; a family or qualifier may be `ABSENT`."""
+"""A cell chunk: positions of its fields' bytes, or numbers. Family or qualifier may be `ABSENT`."""
 
 
 @embedded
 def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
-    """Read a varint; return a tuple: its value; the position after it, or -1 if it is malformed."""
+    """Read a varint; return a tuple: its value; the position after it, -1 for a malformed varint."""
     if at < end and data[at] < ONE_BYTE:
         return np.uint64(data[at]), at + 1
     value = np.uint64(0)
@@ -49,10 +49,10 @@ def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
 
 @embedded
 def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
-    """Return a tuple: a field's tag; the start of its value; the end of its value; the position after it.
+    """Return a tuple: a field's tag; start of its value; end of its value; the position after the field.
 
-    If the value is a varint, its number is returned in place of the start. The position is -1 if the field is
-    malformed.
+    If the value is a varint, the second item is its number instead of its start. The last item is -1 for a
+    malformed field.
     """
     if end - at >= 2 and data[at] >= 8 and data[at] & BYTES_TAG == BYTES_KIND:
         length = np.int64(data[at + 1])
@@ -82,9 +82,10 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
 
 @embedded
 def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
-    """Return start and end of the value of a StringValue or BytesValue, by default ``first`` and ``last``.
+    """Return start and end of the value in the StringValue or BytesValue ``data[at:end]``.
 
-    The end is -1 if it is malformed.
+    Without a value, ``first`` and ``last`` are returned, from an earlier occurrence of the field. The end is
+    -1 if the message is malformed.
     """
     if first == ABSENT:
         first = last = at
@@ -99,7 +100,7 @@ def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any
 
 @embedded
 def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
-    """Parse a CellChunk into ``c``; returns False if it is malformed."""
+    """Parse the CellChunk ``data[at:end]`` into ``c``; return False if it is malformed."""
     c.key = c.key_end = c.family_end = c.qualifier_end = c.value = c.value_end = 0
     c.time = c.size = c.reset = c.commit = c.labels = 0
     c.family = c.qualifier = ABSENT
@@ -134,7 +135,7 @@ def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
 
 @embedded
 def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
-    """Compare the bytes from a to a_end with those from b to b_end; returns -1, 0 or 1."""
+    """Compare ``data[a:a_end]`` with ``data[b:b_end]``; return -1, 0 or 1."""
     for i in range(min(a_end - a, b_end - b)):
         if data[a + i] != data[b + i]:
             return -1 if data[a + i] < data[b + i] else 1
@@ -145,7 +146,7 @@ def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
 
 @embedded
 def equals(data: Bytes, at: int, end: int, other: Bytes, first: int, last: int) -> bool:
-    """Return whether the bytes from ``at`` to ``end`` equal those of ``other`` from ``first`` to ``last``."""
+    """Return whether ``data[at:end]`` equals ``other[first:last]``."""
     if end - at != last - first:
         return False
     difference = np.uint8(0)

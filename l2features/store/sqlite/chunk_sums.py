@@ -1,4 +1,4 @@
-"""Sums over the records of a table's chunks in SQL: a tenth of the time of a Python object per record."""
+"""Sum chunk records in SQL, which takes a tenth of the time of a Python object per record."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from ..chunk_totals import ChunkTotals
 from .tables import TableFormats
 
 ROWS = 50_000
-"""Rows of a page."""
+"""Maximum records of a page."""
 NO_COUNTS = "{}\t{}"
-"""The line of a record without counts: its files and saturated nodes, as stored."""
+"""The line (see `Page`) of a record without counts of files and of saturated nodes."""
 
 
 class Page(NamedTuple):
     """The sums of a page of records.
 
-    A line describes the files and saturated nodes of a chunk. ``last`` is the page's last key; None for an
-    empty page. ``alike`` counts the done chunks with the line that was given to `read_page`; ``others`` has
-    the lines of the other done chunks.
+    A line is the stored JSON of a chunk's counts of files and of saturated nodes, separated by a tab.
+
+    Attributes:
+        last: key of the last record in the page; None for an empty page.
+        alike: number of done chunks that have the line that was passed to `read_page`.
+        others: lines of the other done chunks, separated by line feeds.
     """
 
     last: int | None
@@ -37,9 +40,9 @@ class Page(NamedTuple):
     others: str
 
     def add_to(self, totals: ChunkTotals, line: str) -> str:
-        """Add the page, which was read with ``line``, to the totals; return its most frequent line.
+        """Add the sums to the totals; return the page's most frequent line.
 
-        Raises ValueError for a malformed line.
+        ``line`` is the line that was passed to `read_page`. Raises ValueError for a malformed line.
         """
         totals.done += self.done
         totals.nodes += self.nodes
@@ -53,9 +56,10 @@ class Page(NamedTuple):
 
 
 def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: int, line: str) -> Page:
-    """Sum the records from a key on. SQL counts the chunks with ``line``, which are nearly all.
+    """Return the sums of up to `ROWS` records from the key ``first`` on.
 
-    The page is a range of keys, because SQLite would copy all columns of a page with a LIMIT.
+    Done chunks with ``line`` are counted in SQL; these are nearly all. The query selects a range of keys,
+    because SQLite would copy all columns of the page for a query with LIMIT.
     """
     keys = f'SELECT id FROM "{name}.chunks" WHERE id >= ? ORDER BY id LIMIT {ROWS}'
     ((last,),) = db.execute(f"SELECT MAX(id) FROM ({keys})", (first,))
@@ -77,13 +81,16 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
 
 
 def read_failed(db: sqlite3.Connection, name: str, most: int) -> list[tuple[int, str]]:
-    """Return pairs (chunk id, reason) of the first failed chunks, at most ``most``."""
+    """Return pairs (chunk id, reason) of the first ``most`` failed chunks, in the order of stored keys."""
     query = f"SELECT id, reason FROM \"{name}.chunks\" WHERE state = '{FAILED}' ORDER BY id LIMIT ?"
     return [(key % (1 << 64), reason) for key, reason in db.execute(query, (most,))]
 
 
 def read_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> list[tuple[datetime, int]]:
-    """Return pairs (time, number of nodes) of the chunks done within ``totals.window`` of the newest."""
+    """Return pairs (time, number of nodes) of the done chunks in ``totals.window``.
+
+    The window ends at the time of the newest done chunk.
+    """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((newest,),) = db.execute(f"SELECT MAX(time) {chunks}")
     if newest is None:
@@ -99,4 +106,6 @@ def _files_of(line: str) -> tuple[FileCounts, dict[str, int]]:
     try:
         return FileCounts(**files), {str(name): int(count) for name, count in saturated.items()}
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"{line!r:.200} has no counts of files: {error}") from error
+        raise ValueError(
+            f"{line!r:.200}: expected counts of files and of saturated nodes: {error}"
+        ) from error

@@ -1,19 +1,22 @@
 """A pool of connections to a SQLite file, each used by one thread at a time.
 
-Why this is more than `sqlite3.connect`: the file may be created, deleted or replaced at any time; its folder
-may be read-only; and SQLite's locks do not survive a fork.
+`sqlite3.connect` alone is not enough: the file may be created, deleted or replaced at any time, the file's
+folder may be read-only, and SQLite's locks do not survive a fork.
 
-* Whether the file exists is decided once, by one `stat`; a file that appears later is not an error.
-* A pooled connection is reused only while the path still names its file; SQLite itself would go on with the
-  deleted one. While a file is replaced, connections to the old and the new one may briefly share a log:
-  SQLite reports IOERR, and the call is retried for `SETTLE_S`.
-* In a read-only folder SQLite cannot create the log (``-wal``, ``-shm``) that it needs in WAL mode, so a file
+* One `stat` decides whether the file exists. It is no error if the file appears after that.
+* A pooled connection is reused only while the path still names the file that the connection opened; SQLite
+would
+  continue with the deleted file. While a file is replaced, connections to the old and the new file may
+  briefly share a log. SQLite then reports IOERR, and the call is retried for `SETTLE_S`.
+* In a read-only folder, SQLite cannot create the log (``-wal``, ``-shm``) that it needs in WAL mode. So a
+file
   without a log is opened with ``immutable=1``, which SQLite documents for this case
-  (https://sqlite.org/wal.html#readonly). A result counts only if the file did not change meanwhile. While a
-  writer creates or removes the log, SQLite reports READONLY or CANTOPEN; the read is retried for `SETTLE_S`.
-* SQLite counts POSIX locks per process. A child would inherit the count but not the lock, and another
-  process could remove the log under it (https://sqlite.org/howtocorrupt.html, 2.6). Idle connections are
-  closed before a fork.
+  (https://sqlite.org/wal.html#readonly). A result is valid only if the file did not change during the read.
+  While a writer creates or removes the log, SQLite reports READONLY or CANTOPEN; the read is retried for
+  `SETTLE_S`.
+* SQLite counts POSIX locks per process. A child process would inherit the count but not the lock, and another
+  process could remove the log that the child uses (https://sqlite.org/howtocorrupt.html, 2.6). Idle
+  connections are closed before a fork.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from typing import NamedTuple, TypeVar
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's virtual machine between checks of the clock: a few hundred microseconds."""
 SETTLE_S, PAUSE_S = 0.5, 0.002
-"""How long a call is retried while the file or its log is replaced, and the pause between two attempts."""
+"""Seconds for which a call is retried while the file or its log is replaced; pause between two attempts."""
 READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 T = TypeVar("T")
 
@@ -45,7 +48,10 @@ class _Changed(sqlite3.OperationalError):
 
 
 class _State(NamedTuple):
-    """A file as `stat` shows it; ``frozen`` if it has no log or journal with content."""
+    """State of a file by `stat`: its device and inode, its times and size, and whether it is ``frozen``.
+
+    A frozen file has no log (WAL) and no journal, or empty ones.
+    """
 
     file: tuple[int, int] | None
     version: tuple[int, ...]
@@ -53,7 +59,7 @@ class _State(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A connection, and the file as it was before it was opened."""
+    """A connection, and the state of the file before the connection opened it."""
 
     db: sqlite3.Connection
     state: _State
@@ -62,7 +68,7 @@ class _Opened(NamedTuple):
     generation: int
 
     def discard(self) -> None:
-        """Close the connection; one of the parent process is kept, as closing it would release its locks."""
+        """Close the connection, but not one of the parent process: this would release the parent's locks."""
         if self.pid == os.getpid():
             self.db.close()
         else:
@@ -70,7 +76,7 @@ class _Opened(NamedTuple):
 
 
 class Connections:
-    """This process's connections to the file at ``path``. Methods raise sqlite3.Error."""
+    """Pool of this process's connections to the file at ``path``. Methods raise sqlite3.Error."""
 
     def __init__(self, path: Path, deadline_s: float) -> None:
         self.path, self.deadline_s = path, deadline_s
@@ -82,7 +88,7 @@ class Connections:
     def transaction(self, create: bool = False) -> Iterator[sqlite3.Connection]:
         """Enter a write transaction, which is committed at the end, or rolled back after an error.
 
-        With ``create``, create a missing file. Raises FileMissing.
+        A missing file is created with ``create``; without it, FileMissing is raised.
         """
 
         def begin() -> _Opened:
@@ -101,7 +107,7 @@ class Connections:
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of ``query``, which may run more than once, and is interrupted at the deadline.
 
-        Raises FileMissing.
+        Raises FileMissing if the file is missing.
         """
         until = time.monotonic() + self.deadline_s
 
@@ -133,7 +139,7 @@ class Connections:
                 self._idle.pop().discard()
 
     def _taken(self, to_write: bool = False) -> _Opened | None:
-        """Return an idle connection to the file that the path names now; None if there is none."""
+        """Return an idle connection to the file that the path names now; None if no connection is idle."""
         with suppress(IndexError):
             while True:
                 opened = self._idle.pop()
@@ -144,13 +150,16 @@ class Connections:
         return None
 
     def _return(self, opened: _Opened) -> None:
-        """Put a connection into the pool, or close it if the pool was closed meanwhile."""
+        """Put a connection into the pool; close it if `close` was called since the connection was opened."""
         self._idle.append(opened)
         if opened.generation != self._generation:
             self._drain()
 
     def _until_settled(self, attempt: Callable[[], T], retry: tuple[int, ...]) -> T:
-        """Retry ``attempt`` while the file changes hands, for `SETTLE_S` from the first failure."""
+        """Retry ``attempt`` while the file or its log is replaced, for `SETTLE_S` from the first failure.
+
+        ``retry`` lists SQLite's result codes that are retried.
+        """
         until = None
         while True:
             try:
@@ -163,7 +172,7 @@ class Connections:
             time.sleep(PAUSE_S)
 
     def _check(self, state: _State, immutable: bool = False, error: BaseException | None = None) -> None:
-        """Raise _Changed if the path names another file, or an immutable one has changed."""
+        """Raise _Changed if the path names another file, or if a file opened as immutable has changed."""
         if not self._is_current(state, immutable):
             raise _Changed("the file changed or was replaced while it was opened or read") from error
 
@@ -171,13 +180,16 @@ class Connections:
         return self._state() == state if immutable else _file(_stat(self.path)) == state.file
 
     def _open(self, create: bool = False, to_write: bool = False) -> _Opened:
-        """Open the file that the path names. Raises FileMissing, or _Changed if another one replaced it."""
+        """Open the file that the path names.
+
+        Raises FileMissing if the file is missing, and _Changed if another file replaced it meanwhile.
+        """
         generation, state = self._generation, self._state()
         if state is None and create:
             self._connect_in_wal("mode=rwc").close()
             state = self._state()
         if state is None:
-            raise FileMissing(f"no file {self.path}")
+            raise FileMissing(f"file {self.path} does not exist")
         try:
             db, immutable = self._connect_in_wal("mode=rw"), False
         except sqlite3.DatabaseError as error:
@@ -202,7 +214,10 @@ class Connections:
         return sqlite3.connect(uri, timeout=self.deadline_s, uri=True, check_same_thread=False)
 
     def _state(self) -> _State | None:
-        """Return the file's state; None if it is missing. The log comes first, as writers remove it last."""
+        """Return the state of the file; None if the file is missing.
+
+        The log is examined before the file, because writers remove the log last.
+        """
         logs = [_stat(f"{self.path}{suffix}") for suffix in ("-wal", "-journal")]
         stat = _stat(self.path)
         if stat is None:
@@ -212,7 +227,7 @@ class Connections:
 
 
 def error_code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code."""
+    """Return SQLite's primary result code of an error."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
@@ -224,13 +239,13 @@ def _stat(path: Path | str) -> os.stat_result | None:
 
 
 def _file(stat: os.stat_result | None) -> tuple[int, int] | None:
-    """Return which file it is."""
+    """Return device and inode, which identify a file; None for None."""
     return stat and (stat.st_dev, stat.st_ino)
 
 
 @contextmanager
 def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
-    """Close the connection if the block fails."""
+    """Close the connection ``db`` if the block raises."""
     try:
         yield
     except BaseException:
@@ -239,7 +254,10 @@ def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _uses_wal(db: sqlite3.Connection, until: float) -> bool:
-    """Switch to WAL, the one step for which SQLite does not wait for other processes; False to retry."""
+    """Switch a connection to WAL mode; return False if another process is busy and the caller should retry.
+
+    This is the only step in which SQLite does not wait for other processes.
+    """
     try:
         db.execute("PRAGMA journal_mode = WAL")
     except sqlite3.OperationalError as error:
@@ -251,7 +269,7 @@ def _uses_wal(db: sqlite3.Connection, until: float) -> bool:
 
 _live: weakref.WeakSet[Connections] = weakref.WeakSet()
 _inherited: list[_Opened] = []
-"""The parent's connections that were in use at a fork."""
+"""Connections of the parent process that were in use at a fork."""
 
 
 def _close_idle() -> None:

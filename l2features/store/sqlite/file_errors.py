@@ -1,4 +1,4 @@
-"""Errors of SQLite as errors of a store."""
+"""Turn SQLite's errors into StoreErrors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRANSIENT = (
 def store_error(
     error: sqlite3.DatabaseError, path: Path, name: str, url: str, create: bool, reading: bool
 ) -> StoreError:
-    """Return the error to raise when a call fails to create a table, read or write."""
+    """Return the StoreError for an error of SQLite; ``create`` and ``reading`` say what the call did."""
     code, log = error_code(error), path.with_name(f"{path.name}-wal")
     if isinstance(error, FileMissing):
         return TableNotFound(f"table {name} not found: there is no file {path}; {MAKE_TABLE}")
@@ -28,9 +28,9 @@ def store_error(
         return TableNotFound(f"table {name} not found in {url}; {MAKE_TABLE}")
     if reading and code in READ_ONLY and log.exists():
         return StoreError(
-            f"{url}: its log {log} can only be applied where the folder may be written to: "
+            f"{url}: the log {log} cannot be applied in a read-only folder: "
             "open the file once with write permission"
         )
     if create and not path.parent.is_dir():
-        return StoreError(f"{url}: there is no folder {path.parent}")
+        return StoreError(f"{url}: there is no folder {path.parent}: create it")
     return (StoreUnavailable if code in _TRANSIENT else StoreError)(f"{url}: {error}")

@@ -1,7 +1,8 @@
-"""The bytes of a SQLite row: how a record is described where it is stored, and read by that description.
+"""Encode and decode the rows of a SQLite table: each row is one record, the bytes of a numpy dtype.
 
-A row is one record, recognized by its length among records of other layouts, so that rows written before and
-after an attribute was added lie side by side and nothing is migrated.
+A table may have records of several dtypes, each of a different length, which tells them apart. The dtypes are
+described in the file. So rows from before and after an attribute was added are in one table, without a
+migration.
 
     >>> formats = {FIRST.itemsize: FIRST}
     >>> len(decode([bytes(FIRST.itemsize)], formats))
@@ -19,7 +20,7 @@ from ...core.rows import Rows
 from ...core.schema import FEATURES, NAMES, SIZE
 
 Formats = Mapping[int, np.dtype]
-"""The records of a table, by their length in bytes."""
+"""The dtypes of a table's records, by length in bytes."""
 FIRST = np.dtype(
     [
         ("label", "<u8"),
@@ -34,12 +35,12 @@ FIRST = np.dtype(
         ("has_pca", "?"),
     ]
 )
-"""The record of tables that do not describe theirs. Never changes."""
+"""Dtype of the records in tables that do not describe their records. Never changes."""
 _NEEDED = ("label", SIZE)
 
 
 def describe(record: np.dtype) -> str:
-    """Return a record's fields as JSON: a list of [name, dtype, shape]; `parse` is the inverse."""
+    """Return a dtype's fields as JSON: a list of [name, dtype, shape]; `parse` is the inverse."""
     return json.dumps(
         [[name, record[name].base.str, record[name].shape] for name in record.names or ()],
         separators=(",", ":"),
@@ -47,29 +48,29 @@ def describe(record: np.dtype) -> str:
 
 
 def parse(text: str, size: int) -> np.dtype:
-    """Return the record of ``size`` bytes that a text describes.
+    """Return the dtype of ``size`` bytes that `describe` wrote as ``text``.
 
-    Raises ValueError for a malformed text, and for a field that the schema lacks or has with another dtype or
+    Raises ValueError for malformed text, and for a field that the schema lacks or has with another dtype or
     shape.
     """
     try:
         packed = np.dtype([(str(name), str(dtype), tuple(shape)) for name, dtype, shape in json.loads(text)])
     except (TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{text!r:.200} does not describe a record") from error
+        raise ValueError(f"{text!r:.200}: expected a JSON list of [name, dtype, shape]") from error
     for name in packed.names or ():
         known = FEATURES[name] if name in (FEATURES.names or ()) else None
         if known != packed[name]:
-            expected = f", expected {known}" if known else ""
-            raise ValueError(f"the field {name!r} ({packed[name]}) is unknown{expected}")
+            expected = f"expected {known}" if known else "expected a field of the schema"
+            raise ValueError(f"the field {name!r} of type {packed[name]} is unknown: {expected}")
     if lacking := [name for name in _NEEDED if name not in (packed.names or ())]:
-        raise ValueError(f"the record has no field {lacking[0]!r}")
+        raise ValueError(f"the record has no field {lacking[0]!r}: expected {' and '.join(_NEEDED)}")
     if packed.itemsize > size:
         raise ValueError(f"the record has {packed.itemsize} bytes, expected {size} at most")
     return padded(packed, size)
 
 
 def padded(record: np.dtype, size: int) -> np.dtype:
-    """Return a record of the same fields, padded to ``size`` bytes."""
+    """Return a dtype with the same fields, padded to ``size`` bytes."""
     if record.itemsize == size:
         return record
     names = list(record.names or ())
@@ -81,13 +82,13 @@ def padded(record: np.dtype, size: int) -> np.dtype:
 
 
 def own_format(formats: Formats) -> np.dtype | None:
-    """Return the dtype among ``formats`` that has the fields of today's schema; None if there is none."""
+    """Return the dtype among ``formats`` that has exactly the schema's fields; None if there is none."""
     text = describe(FEATURES)
     return next((record for record in formats.values() if describe(record) == text), None)
 
 
 def new_format(formats: Formats) -> np.dtype:
-    """Return a record for today's schema, padded so that its length differs from the others'."""
+    """Return a dtype with the schema's fields, padded to a length that ``formats`` does not have."""
     size = FEATURES.itemsize
     while size in formats:
         size += 1
@@ -95,7 +96,7 @@ def new_format(formats: Formats) -> np.dtype:
 
 
 def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
-    """Convert rows of dtype `schema.FEATURES` to records with the same fields."""
+    """Return rows of dtype `schema.FEATURES` as bytes of dtype ``record``, which has the same fields."""
     stored = np.ascontiguousarray(features)
     if record != FEATURES:
         stored = np.zeros(len(features), dtype=record)
@@ -106,9 +107,9 @@ def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
 
 
 def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
-    """Return the rows in the same order; attributes that a row's record lacks are absent.
+    """Return the rows in the same order; attributes that a record's dtype lacks are absent.
 
-    Raises ValueError for a row whose length matches no record.
+    Raises ValueError for a record whose length no dtype in ``formats`` has.
     """
     sizes = set(map(len, stored))
     if len(sizes) == 1:
@@ -122,7 +123,10 @@ def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
 
 
 def decode_joined(joined: bytes, size: int, formats: Formats) -> Rows:
-    """Return the rows of joined records of ``size`` bytes each; as `decode`."""
+    """Return the rows of joined records of ``size`` bytes each; attributes that their dtype lacks are absent.
+
+    Raises ValueError if no dtype in ``formats`` has this size.
+    """
     if size not in formats:
         expected = " or ".join(map(str, sorted(formats)))
         raise ValueError(f"a row has {size} bytes, expected {expected}")

@@ -1,4 +1,4 @@
-"""The SQL tables of roots and segments, which are created by the first write to them."""
+"""The SQL tables of roots' cells and of the segment index; the first write to a table creates it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS "{name}.segments" (
 def read_roots(
     db: sqlite3.Connection, name: str, roots: Ids, names: Sequence[str], where: str
 ) -> dict[int, dict[str, bytes]]:
-    """Return the cells of roots by root and name. Raises UnknownFormat, naming ``where``."""
+    """Return values of cells by root and name. Raises UnknownFormat for a newer format."""
     found: dict[int, dict[str, bytes]] = {}
     if exists(db, f"{name}.roots"):
         query = (
@@ -43,7 +43,7 @@ def read_roots(
 
 
 def put_roots(db: sqlite3.Connection, name: str, cells: Mapping[int, Mapping[str, bytes]]) -> None:
-    """Write cells of roots. Raises ValueError for a malformed one."""
+    """Write cells by root and name. Raises ValueError for a malformed name or a value that is too large."""
     db.execute(_ROOTS.format(name=name))
     for root, values in cells.items():
         [key] = signed([root])
@@ -53,14 +53,17 @@ def put_roots(db: sqlite3.Connection, name: str, cells: Mapping[int, Mapping[str
 
 
 def delete_roots(db: sqlite3.Connection, name: str, roots: Ids) -> None:
-    """Delete the cells of roots."""
+    """Delete all cells of these roots."""
     if exists(db, f"{name}.roots"):
         keys = [(key,) for key in signed(np.unique(as_ids(roots)))]
         db.executemany(f'DELETE FROM "{name}.roots" WHERE root = ?', keys)
 
 
 def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> dict[int, Ids]:
-    """Return the first ``most`` nodes of each segment, although SQLite sorts them as signed integers."""
+    """Return the ``most`` lowest node ids of each segment, sorted.
+
+    The order is unsigned; SQLite stores ids as signed integers.
+    """
     found: dict[int, Ids] = {}
     if exists(db, f"{name}.segments"):
         query = f'SELECT node FROM "{name}.segments" WHERE segment = ? ORDER BY node < 0, node LIMIT ?'
@@ -75,7 +78,7 @@ def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> d
 def replace_segments(
     db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids | None, earlier: Ids | None
 ) -> None:
-    """Replace a chunk's ``earlier`` segments in the index by new ones."""
+    """Replace a chunk's ``earlier`` segments in the index by ``segments``; None means no segments."""
     before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
     if np.array_equal(before, after):
         return

@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file, for any number of tables.
 
-A row's value is one record (`records`), so that reading needs no work per attribute. Ids are stored as the
-signed integers of the same 64 bits.
+All attributes of a node are stored as one record (see `records`), so reading needs no work per attribute. Ids
+are stored as the signed integers of the same 64 bits.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .tables import TableFormats, listed, signed
 
 SCAN_ROWS = 20_000
 MANY_IDS = 4_000
-"""From so many ids on, two threads read."""
+"""Number of ids from which on two threads read."""
 _HALF = 1 << 63
 _JOINED = "CAST(group_concat(features, '') AS BLOB), MIN(length(features)), MAX(length(features))"
-"""All records in one value: SQLite takes a blob as text unchanged, and holds no GIL while it joins them."""
+"""SQL for all records in one value: SQLite joins blobs as text unchanged, without holding the GIL."""
 _INCOMPLETE = f"state = '{DONE}' AND json_extract(files, '$.missing') + json_extract(files, '$.empty') > 0"
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class SqliteStore(Store):
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """See `TableNotes.put_geometry`. Without a meta, the geometry is in a row without a timestamp."""
+        """See `TableNotes.put_geometry`. For a table without a meta, the stored timestamp is empty."""
         self._describe(Meta("", "", "", geometry))
 
     def _describe(self, meta: Meta, replaced: str = "") -> None:
@@ -94,7 +94,7 @@ class SqliteStore(Store):
         return None if row is None else str(row[0])
 
     def _one(self, table: str, query: str, parameters: Sequence[Any]) -> Any:
-        """Return the row that a query finds in a table of the whole file; None if there is none."""
+        """Return the row that a query finds in an SQL table of the whole file; None if it finds none."""
 
         def find(db: sqlite3.Connection, _: TableFormats) -> Any:
             self._check_table(db)
@@ -132,7 +132,7 @@ class SqliteStore(Store):
                 parts = list(threads.map(read_part, np.array_split(unique, 2)))
         rows = Rows.joined(unique, parts)
         if rows is not parts[0] and np.count_nonzero(rows.found) != sum(map(len, parts)):
-            raise StoreError(f"{self._where}: a row holds the record of another id")
+            raise StoreError(f"{self._where}: a row holds the record of another id: restore the file")
         return _select(rows if unique is ids else rows.take(inverse), names)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
@@ -188,7 +188,7 @@ class SqliteStore(Store):
             first = page[-1][0] + 1
 
     def _page(self, first: int) -> list[Any]:
-        """Return a page of the rows of chunks, in the order of their keys."""
+        """Return up to `SCAN_ROWS` rows of chunks from the key ``first`` on, in the order of keys."""
 
         def find(db: sqlite3.Connection, formats: TableFormats) -> list[Any]:
             columns = tables.record_columns(formats)
@@ -211,7 +211,10 @@ class SqliteStore(Store):
     def _of_chunks(
         self, chunk_ids: Ids, column: str, condition: str = "TRUE", since: int = 1
     ) -> dict[int, Any]:
-        """Return a column of these chunks by id; nothing if the format of chunks is older than ``since``."""
+        """Return the values of a column by chunk id, for the chunks that meet ``condition``.
+
+        Returns none if the format of chunk records is older than ``since``.
+        """
         query = (
             f"SELECT chunks.id, {column} FROM json_each(?) AS wanted "
             f"CROSS JOIN {self._chunks} AS chunks ON chunks.id = wanted.value WHERE {condition}"
@@ -246,7 +249,7 @@ class SqliteStore(Store):
         return self._parsed(chunk_id, found[0] if found else None)
 
     def _parsed(self, chunk_id: int, row: Any) -> Ids | None:
-        """Return the segments in a row; None if there is no row or it has none."""
+        """Return the segments in the row of a chunk; None if the row is missing or has no segments."""
         if row is None or row[0] is None:
             return None
         return parse_segments(row[0], f"{self._where}: chunk {chunk_id}")
@@ -290,13 +293,16 @@ class SqliteStore(Store):
         self._connections.close()
 
     def _fetch(self, query: str, parameters: Sequence[Any] = (), since: int = 1) -> list[Any]:
-        """Return the rows of a query; none if the format of chunks is older than ``since``."""
+        """Return the rows of a query; no rows if the format of chunk records is older than ``since``."""
         return self._read(
             lambda db, formats: db.execute(query, parameters).fetchall() if formats.chunks >= since else []
         )
 
     def _read_table(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the result of a query of SQL tables that are created later than the table."""
+        """Return the result of a query. Raises StoreError if the table is missing.
+
+        SQL tables that the first write creates may still be missing.
+        """
 
         def run(db: sqlite3.Connection, _: TableFormats) -> T:
             self._check_table(db)
@@ -305,9 +311,9 @@ class SqliteStore(Store):
         return self._read(run)
 
     def _read(self, query: Callable[[sqlite3.Connection, TableFormats], T]) -> T:
-        """Return the result of a query. Raises UnknownFormat before it runs.
+        """Return the result of a query. Raises UnknownFormat for a newer format, before the query runs.
 
-        Formats and rows are of one transaction, so that no row is of a format that was added in between.
+        Formats and rows are read in one transaction, so no row can have a format that was added in between.
         """
 
         def run(db: sqlite3.Connection) -> T:
@@ -327,7 +333,7 @@ class SqliteStore(Store):
             yield db, formats
 
     def _formats(self, db: sqlite3.Connection) -> TableFormats:
-        """Return the table's formats. Raises UnknownFormat."""
+        """Return the formats of the table. Raises UnknownFormat for a newer format."""
         return tables.parse_formats(tables.stored_formats(db, self.name, self._where), self._where)
 
     def _check_table(self, db: sqlite3.Connection) -> None:
@@ -342,7 +348,7 @@ class SqliteStore(Store):
 
 
 def _select(rows: Rows, names: Sequence[str]) -> Rows:
-    """Return rows in which only ``names`` are present."""
+    """Return the rows with only the attributes ``names`` present."""
     if set(names) >= set(NAMES):
         return rows
     return Rows(rows.features, rows.present & columns_of(tuple(names)))

@@ -1,7 +1,7 @@
 """The SQL tables of a SQLite file, and the formats that the file records.
 
-Why a table and not SQLite's ``user_version``: that is one number for the whole file, which may hold tables
-of several versions.
+Formats are in an SQL table instead of SQLite's ``user_version``, which is one number for the whole file: a
+file may hold tables of several versions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from .records import FIRST, Formats, describe, new_format, own_format, parse
 
 TABLE, NODES, CHUNKS, NOTES = "table", "nodes", "chunks", "notes"
 VERSIONS = {TABLE: 1, NODES: 2, CHUNKS: 2, NOTES: 1}
-"""The newest version of each part that this code reads, which it writes. A file without formats is of version
-1: its records are not described, and its chunks have no ``files`` and ``saturated``."""
+"""The format of each part of a table that this code writes, and the newest that it reads.
+
+A file that records no formats has format 1: its records are not described, and its chunks have no ``files``
+and ``saturated``.
+"""
 _FORMATS = """
 CREATE TABLE IF NOT EXISTS formats (
     name TEXT NOT NULL COLLATE NOCASE, part TEXT NOT NULL, size INTEGER NOT NULL, version INTEGER NOT NULL,
@@ -57,7 +60,13 @@ Row = tuple[str, int, int, str]
 
 @dataclass(frozen=True)
 class TableFormats:
-    """The formats of one table: its node records by length, and the version of its chunk records."""
+    """The formats of one table.
+
+    Attributes:
+        records: dtypes of the nodes' records, by length in bytes.
+        chunks: format of the chunk records.
+        described: whether the file describes the dtypes of the nodes' records.
+    """
 
     records: Formats
     chunks: int
@@ -65,7 +74,10 @@ class TableFormats:
 
 
 def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, ...]:
-    """Return the rows that describe a table's formats, if any. Raises UnknownFormat, naming ``where``."""
+    """Return the rows that describe a table's formats, if any.
+
+    Raises UnknownFormat if a newer version of l2features made the SQL table of formats.
+    """
     if not exists(db, "formats"):
         return ()
     try:
@@ -75,14 +87,14 @@ def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, 
         if "no such column" not in str(error):
             raise
         raise UnknownFormat(
-            f"{where}: unknown description of its formats ({error}): "
+            f"{where}: the description of its formats cannot be read ({error}): "
             "a newer version of l2features wrote it and is needed to read it"
         ) from error
 
 
 @lru_cache(1_000)
 def parse_formats(rows: tuple[Row, ...], where: str) -> TableFormats:
-    """Return the formats of a table. Raises UnknownFormat, naming ``where``."""
+    """Return the formats that `stored_formats` read. Raises UnknownFormat for a newer format."""
     records: dict[int, np.dtype] = {}
     chunks = 1
     for part, size, version, fields in rows:
@@ -92,7 +104,8 @@ def parse_formats(rows: tuple[Row, ...], where: str) -> TableFormats:
                 records[size] = parse(fields, size)
             except ValueError as error:
                 raise UnknownFormat(
-                    f"{where}: unknown record of nodes: {error}: a newer version of l2features is needed"
+                    f"{where}: the records of nodes cannot be read: {error}: "
+                    "a newer version of l2features is needed"
                 ) from error
         elif part == CHUNKS:
             chunks = version
@@ -100,7 +113,7 @@ def parse_formats(rows: tuple[Row, ...], where: str) -> TableFormats:
 
 
 def create_tables(db: sqlite3.Connection, name: str) -> None:
-    """Create a table in this version's formats; an existing one stays as it is."""
+    """Create a table in the newest formats. An existing table remains unchanged."""
     db.execute(_TABLES)
     if exists(db, f"{name}.nodes"):
         return
@@ -117,7 +130,7 @@ def create_tables(db: sqlite3.Connection, name: str) -> None:
 
 
 def upgrade_chunks(db: sqlite3.Connection, name: str, formats: TableFormats) -> None:
-    """Add the columns of this version to a table's chunks, if they lack them."""
+    """Add the columns of the newest format to a table's chunk records, if these lack them."""
     if formats.chunks < VERSIONS[CHUNKS]:
         for column in _NEW_COLUMNS:
             db.execute(f'ALTER TABLE "{name}.chunks" ADD COLUMN {column}')
@@ -125,7 +138,7 @@ def upgrade_chunks(db: sqlite3.Connection, name: str, formats: TableFormats) -> 
 
 
 def current_record(db: sqlite3.Connection, name: str, formats: TableFormats) -> np.dtype:
-    """Return the record for new rows; if it is new in the table, store its description in the file."""
+    """Return the dtype for new records; if it is new in the table, store its description in the file."""
     record = own_format(formats.records)
     if record is None:
         if not formats.described:
@@ -136,17 +149,17 @@ def current_record(db: sqlite3.Connection, name: str, formats: TableFormats) -> 
 
 
 def signed(ids: Any) -> list[int]:
-    """Return ids as SQLite's integers, which are signed."""
+    """Return ids as SQLite stores them: as signed integers of the same 64 bits."""
     return as_ids(ids).view(np.int64).tolist()
 
 
 def listed(ids: Ids) -> str:
-    """Return ids as the argument of SQLite's json_each, which is faster than a long IN."""
+    """Return ids as a JSON list for SQLite's json_each, which is faster than a long IN."""
     return orjson.dumps(np.ascontiguousarray(ids).view(np.int64), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def row_of(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
-    """Return the row of a chunk."""
+    """Return the values of a chunk's row, in the order of the SQL table's columns."""
     content = chunk_content(record)
     return (
         *(*signed([record.chunk_id]), record.state, record.time.astimezone(UTC).isoformat()),
@@ -157,12 +170,12 @@ def row_of(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
 
 
 def record_columns(formats: TableFormats) -> str:
-    """Return the SQL columns that `record_of` takes."""
+    """Return the SQL expression for the columns that `record_of` takes."""
     return _RECORD + ("files, saturated" if formats.chunks > 1 else "'{}', '{}'")
 
 
 def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
-    """Return the record in a chunk's `record_columns`. Raises StoreError."""
+    """Return the chunk record in a row of `record_columns`. Raises StoreError for a malformed record."""
     key, state, time, nodes, orphans, reason, files, saturated = row
 
     def load() -> tuple[datetime, dict[str, Any]]:
@@ -174,7 +187,10 @@ def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
 
 
 def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> list[int]:
-    """Count an attempt at each task on a chunk (a signed id); return the numbers of open attempts."""
+    """Count a new attempt at each task on a chunk; return the number of uncleared attempts per task.
+
+    ``chunk`` is the signed form of the chunk's id.
+    """
     db.execute(_ATTEMPTS.format(name=name))
     query = (
         f'INSERT INTO "{name}.attempts" VALUES (?, ?, 1) '
@@ -184,7 +200,7 @@ def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequenc
 
 
 def clear_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> None:
-    """Clear the open attempts at these tasks on a chunk."""
+    """Clear the attempts at these tasks on a chunk; ``chunk`` is the signed form of its id."""
     if exists(db, f"{name}.attempts"):
         query = f'DELETE FROM "{name}.attempts" WHERE chunk = ? AND work = ?'
         db.executemany(query, [(chunk, work) for work in works])
