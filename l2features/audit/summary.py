@@ -182,7 +182,7 @@ def summary_text(summary: AuditSummary) -> str:
     s = summary
     unaudited = f", {s.unaudited} could not be audited" if s.unaudited else ""
     repaired = f", of which {s.repaired} are repaired" if s.repaired else ""
-    other = f", {s.other} rows of nodes of other times" if s.other else ""
+    other = f", {s.other} rows of nodes not valid at the timestamp" if s.other else ""
     lines = [
         f"{s.chunks} chunks{unaudited}; "
         f"their ingest: {s.done} done, {s.failed} failed, {s.unrecorded} not recorded",

@@ -143,9 +143,10 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
 
 
 def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
-    """Return each node's highest ancestor by the parents of ``nodes`` alone, shape (n,).
+    """Return the highest ancestor of each node that the given ``parents`` reach, shape (n,).
 
-    ``parents`` (n,) are the parents of the sorted, unique ``nodes`` (n,). Raises GraphError if a node's
+    ``parents`` (n,) are the parents of the sorted, unique ``nodes`` (n,). A walk up ends at an ancestor that
+    is not in ``nodes``. Raises GraphError if a node's
     parent is not of a higher layer than the node.
     """
     check_parents(layers, nodes, parents)

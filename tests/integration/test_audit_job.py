@@ -60,7 +60,7 @@ def test_from_the_ingest_to_the_history(at_t0: Path, recordings: Recordings) -> 
     assert kept
     assert (kept["missing"], kept["complete"]) == (0, True)
     at_t1 = run_audit(at_t0, "--timestamp", "2026-11-21 01:33:53", "--runner=FnApiRunner")
-    assert "0 superfluous rows, 30 rows of nodes of other times\ncomplete" in at_t1.stdout
+    assert "0 superfluous rows, 30 rows of nodes not valid at the timestamp\ncomplete" in at_t1.stdout
 
 
 def test_rows_that_are_gone_are_repaired_in_a_part_of_the_grid(at_t0: Path, recordings: Recordings) -> None:
