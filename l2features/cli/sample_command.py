@@ -38,8 +38,8 @@ from .shared_options import TripleType, json_option, with_dataset
 def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None, topics: str | None) -> None:
     """Write a sample data set to DIRECTORY.
 
-    The sample is a precomputed segmentation of tubes and sheets, with a voxel offset and partial edge chunks,
-    and a data sets file that names a SQLite store beside it. With --graph, the segmentation consists of
+    The sample consists of a precomputed segmentation of tubes and sheets, and of a data sets file. The file
+    names a SQLite store in DIRECTORY. The grid has a voxel offset and partial edge chunks. With --graph, the segmentation consists of
     supervoxels, and `l2features sample-edit` edits their graph. Existing files are kept.
 
     \b

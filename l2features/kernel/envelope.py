@@ -16,7 +16,7 @@ from .simd import LANES
 
 
 class LineBuffers(NamedTuple):
-    """Buffers for neighbouring lines: a row holds one voxel of each line, at the same place in the line.
+    """Buffers for neighbouring lines of voxels, transposed: row i holds the i-th voxel of each line.
 
     Rows are ``pitch`` elements apart; the first ``width`` elements of a row are voxels.
     """

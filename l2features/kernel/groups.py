@@ -34,8 +34,8 @@ def group_features(
         resolution: nm per voxel along x, y and z.
 
     Returns:
-        Rows as from :func:`l2features.compute_features`, one per group, sorted by label. All other fields of
-        a group without voxels are 0.
+        Rows as from :func:`l2features.compute_features`, one per group, sorted by label. If a group has no
+        voxels, all fields of its row but ``label`` are 0.
 
     Raises:
         ValueError: the resolution is invalid, or a label is 0.

@@ -121,7 +121,7 @@ def skeletonize(
         collapse_nm: collapse the vertices within this distance of ``root_point``, such as a soma, into one
             vertex there. As in pcg_skel, the outer vertex of an edge that leaves this sphere is collapsed
             too.
-        join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
+        join: join components by edges between their nearest vertices; `Skeleton.gaps` marks these edges.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
     """

@@ -34,7 +34,7 @@ def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Ed
 
 
 def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: int, ms: int) -> Edit:
-    """Return a merge or a split in a chunk, and in up to two more chunks of the same objects.
+    """Return one edit, a merge or a split, in a chunk and in up to two other chunks that its objects reach.
 
     The edit makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
     """

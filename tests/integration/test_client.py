@@ -177,8 +177,8 @@ def test_invalid_arguments(clients: Clients, read: Callable[[Client], Any]) -> N
 
 def test_unknown_data_sets(clients: Clients) -> None:
     url = clients.served._source.where
-    for where in (url, clients.config):
-        with pytest.raises(L2FeaturesError, match=r"nowhere.*expected one of"):
+    for where, expected in ((url, "a name from GET /table_mapping"), (clients.config, "one of")):
+        with pytest.raises(L2FeaturesError, match=f"nowhere.*expected {expected}"):
             Client(where, "nowhere").features([1])
 
 

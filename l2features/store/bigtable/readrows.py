@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Arrays for the decoded rows, with room for one more row than can be committed.
+    """Arrays for the decoded rows: room for all rows that the stream can commit, and for the current row.
 
     ``seen`` (columns,) marks the columns of which the current row has a cell.
     """

@@ -23,7 +23,8 @@ NO_COUNTS = "{}\t{}"
 class Page(NamedTuple):
     """The sums of a page of records.
 
-    A line is the stored JSON of a chunk's counts of files and of saturated nodes, separated by a tab.
+    A line has two JSON objects of a chunk, with a tab between them: its counts of files, and of saturated
+    nodes.
 
     Attributes:
         last: key of the last record in the page; None for an empty page.
