@@ -38,9 +38,10 @@ from .shared_options import TripleType, json_option, with_dataset
 def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None, topics: str | None) -> None:
     """Write a sample data set to DIRECTORY.
 
-    The sample consists of a precomputed segmentation of tubes and sheets, and of a data sets file. The file
-    names a SQLite store in DIRECTORY. The grid has a voxel offset and partial edge chunks. With --graph, the segmentation consists of
-    supervoxels, and `l2features sample-edit` edits their graph. Existing files are kept.
+    The sample consists of a precomputed segmentation of tubes and sheets, and of a data sets file. The
+    segmentation has a voxel offset and partial edge chunks. The data sets file names a SQLite store in
+    DIRECTORY. With --graph, the segmentation consists of supervoxels, the store is in Bigtable, and
+    `l2features sample-edit` edits the graph. Existing files are kept.
 
     \b
     Example:
