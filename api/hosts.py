@@ -34,6 +34,6 @@ def check_hosts(app: Flask, trusted: list[str]) -> None:
         try:
             get_host(request.environ, trusted)
         except SecurityError as error:
-            host = request.headers.get("Host")
+            host = request.headers.get("Host", "")
             message = f"this server is not {shown(host)!r}: expected a host name in L2CACHE_TRUSTED_HOSTS"
             raise ApiError(400, "untrusted_host", message, field="Host", value=host) from error

@@ -111,7 +111,9 @@ class ServedDataset:
         Raises StoreError if the table cannot be read, and ApiError 503 if the metadata cannot be read in
         time.
         """
-        message = f"the metadata of data set {self.name!r} cannot be read: its graph does not answer in time"
+        message = (
+            f"the metadata of data set {self.name!r} cannot be read: its graph does not answer, or is invalid"
+        )
         return self._result(self._metadata, self.settings.store_timeout_s, "metadata_unavailable", message)
 
     def catalog(self) -> Catalog:

@@ -108,8 +108,7 @@ def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counte
 
     Args:
         folder: folder of the file. If its name contains ``read-only`` and this process belongs to root,
-        readers
-            may not write to the folder.
+            readers may not write to the folder.
         rounds: number of rounds of all readers together.
         replace: whether each write first deletes the file.
     """

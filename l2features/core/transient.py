@@ -17,7 +17,7 @@ from .errors import GraphError, GraphUnavailable, StoreUnavailable, VolumeError,
 OURS = (StoreUnavailable, GraphUnavailable, VolumeUnavailable)
 """This project's transient errors; all its other errors are permanent."""
 STATUSES = frozenset([401, 403, 408, 425, 429])
-"""Transient HTTP statuses below 500: refused access (401, 403) may be granted later."""
+"""Transient HTTP statuses below 500; from 500 on, all are transient. Refused access may be granted later."""
 _TRANSIENT = (*OURS, OSError, http.client.HTTPException)
 _PERMANENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, gzip.BadGzipFile, ValueError)
 _TRANSIENT_NAMES = frozenset(

@@ -120,9 +120,7 @@ def _vet(data: bytes) -> None:
         if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
             entry = len(memo) if argument is None else argument
             if not 0 <= entry <= len(data):
-                raise ValueError(
-                    f"memo index {entry}: expected {len(data)} at most, the pickle's size in bytes"
-                )
+                raise ValueError(f"memo index {entry}: expected 0 to {len(data)}, the pickle's size in bytes")
             memo[entry] = stack[-1]
             continue
         items: list[str] = []

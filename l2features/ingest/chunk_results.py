@@ -113,7 +113,7 @@ class Summary:
     """Sums over the chunks of a run.
 
     ``failed`` maps the first `MAX_REASONS` failed chunks to reasons; ``millis`` is the time of all workers by
-    step; ``saturated`` counts, by attribute, the nodes whose value exceeds the largest that can be stored.
+    step; ``saturated`` counts, by attribute, the nodes whose value is stored as the type's maximum.
     """
 
     done: int = 0

@@ -70,7 +70,7 @@ class Reason(StrEnum):
         "unknown_table",
         "names a table that no data set in the data sets file has",
         "if it is your data set: correct its entry, restart the updater and replay; otherwise, filter the "
-        "subscriptions by `attributes.table_id`",
+        "subscriptions by `attributes.table_id`, and delete the letters",
     )
     BAD_LENGTH = "bad_length", "is not a sequence of uint64 ids"
     BAD_PICKLE = "bad_pickle", "is not a pickle of builtin values and integer arrays"

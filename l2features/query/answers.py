@@ -29,7 +29,7 @@ ROWS_PER_PART = 2_500
 FEW_ROWS = 32
 """Up to this number of rows, JSON is made row by row, which is faster for few rows."""
 _STATUS_NAMES = [status.name.lower() for status in Status]
-_COMMA, _COLON, _BRACKET = b",:["
+_COMMA, _COLON, _BRACKET, _QUOTE = b',:["'
 Mask = npt.NDArray[np.bool_]
 Column = tuple[str, np.ndarray, Mask]
 """Name of an attribute, its values (n, *shape), and the mask (n,) of the rows that have a value."""
@@ -103,8 +103,8 @@ def _many_objects(
         members += [("status", names, np.ones(len(ids), dtype=bool)), ("reason", why, which >= 0)]
     begun = np.zeros(len(ids), dtype=bool)
     first = (np.arange(len(ids)) == 0).astype(np.int8)
-    digits = pa.array(ids).cast(pa.string()).cast(pa.binary())
-    pieces = [_choose([b',"', before + b'"'], first), digits, _scalar(b'":{')]
+    keys = _texts(np.ascontiguousarray(ids), np.ones(len(ids), dtype=bool), _QUOTE)
+    pieces = [_choose([b",", before], first), keys, _scalar(b'":{')]
     for name, text, present in members:
         if present.any():
             key = orjson.dumps(name)
@@ -125,8 +125,8 @@ def _choose(choices: list[bytes], which: npt.NDArray[np.integer]) -> Any:
     return pa.array(choices, pa.binary()).take(pa.array(which))
 
 
-def _texts(values: np.ndarray, present: Mask) -> Any:
-    """Return each row's value as JSON after a colon, or empty text if it is absent; shape (n,)."""
+def _texts(values: np.ndarray, present: Mask, before: int = _COLON) -> Any:
+    """Return each row's value as JSON after the character ``before``, or empty text if absent; shape (n,)."""
     values = values if present.all() else values[present]
     if values.dtype.kind == "f":
         values = values.astype(np.float64, copy=False)
@@ -137,7 +137,7 @@ def _texts(values: np.ndarray, present: Mask) -> Any:
     else:
         brackets_of_a_row = 1 if values.ndim == 2 else 1 + values.shape[1]
         starts = np.flatnonzero(text == _BRACKET)[1::brackets_of_a_row] - 1
-    text[starts] = _COLON
+    text[starts] = before
     ends = np.append(starts, len(text) - 1).astype(np.int32)
     offsets = ends[np.append([0], present.cumsum())]
     return pa.Array.from_buffers(pa.binary(), len(present), [None, pa.py_buffer(offsets), pa.py_buffer(text)])

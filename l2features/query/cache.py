@@ -124,10 +124,10 @@ class RowCache:
         return (self._ids.ravel()[slots] == ids) & (ids != 0), slots
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Return the slots that new rows in these sets take, shape (n,); the oldest slots of a set come
-        first.
+        """Return the slots that new rows in these sets take, shape (n,).
 
-        A row has -1 if `WAYS` other rows have taken all slots of its set.
+        The oldest slots of a set come first. A row has -1 if `WAYS` other rows have taken all slots of its
+        set.
         """
         # numpy sorts numbers of 16 bits ten times faster.
         order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")

@@ -207,7 +207,8 @@ def test_every_named_option_exists() -> None:
     known = set(re.findall(r'"(--[a-z_-]+)"', "\n".join(path.read_text() for path in sources)))
     known |= {f"--{name}" for name in (*cost.PRICES, *PipelineOptions([]).get_all_options())}
     prose = re.sub(r"^```.*?^```", "", WRITTEN, flags=re.MULTILINE | re.DOTALL)
-    named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]+", prose))
+    generated = mkdocs_hooks.alerts() + mkdocs_hooks.reasons() + mkdocs_hooks.counters()
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]+", prose + generated))
     assert len(named) > 10
     assert not named - known - set(flags_below(completions()))
 
@@ -301,7 +302,18 @@ def printed_splits(calls: list[list[str]], config: Path, tablets: int) -> list[b
     """Run the program that the page calls, for the sample."""
     program = "deploy/bigtable/splits.py"
     assert of_program(calls, "python", program) == [["minnie", "datasets.yml", "200"]]
-    command = [sys.executable, str(ROOT / program), "sample", str(config), str(tablets)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = run_splits(config, tablets)
     assert ran.returncode == 0, ran.stderr
     return [key.encode() for key in ran.stdout.strip().split(",")]
+
+
+def run_splits(config: Path, tablets: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "deploy/bigtable/splits.py"), "sample", str(config), str(tablets)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("tablets", [1, 13])
+def test_splits_of_too_few_or_too_many_tablets(sample: Path, tmp_path: Path, tablets: int) -> None:
+    ran = run_splits(dataset_file(tmp_path, sample), tablets)
+    said = f"error: {tablets} tablets: expected 2 to 12, the number of chunks\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)

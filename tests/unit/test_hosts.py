@@ -42,6 +42,12 @@ def test_other_names_are_refused(client: FlaskClient, host: str, path: str) -> N
     assert fields == ["untrusted_host", "Host", host]
 
 
+def test_a_request_without_a_host_is_refused(client: FlaskClient) -> None:
+    answer: Any = client.get("/l2cache/", environ_overrides={"HTTP_HOST": "", "SERVER_NAME": "evil.org"})
+    assert answer.status_code == 400
+    assert "this server is not '': expected a host name" in answer.json["message"]
+
+
 @pytest.mark.parametrize("path", ["/live", "/metrics", f"{PREFIX}/live"])
 def test_probes_know_a_server_by_its_address(client: FlaskClient, path: str) -> None:
     assert client.get(path, base_url="http://10.0.0.7:8080").status_code == 200

@@ -24,7 +24,6 @@ from l2features.store.chunk_totals import totals_of
 from l2features.store.notes import last_audit
 from l2features.store.sqlite.records import FIRST as FIRST_RECORD
 from l2features.store.sqlite.records import decode, describe, encode, new_format, own_format, padded, parse
-from l2features.store.sqlite.sqlite_store import MANY_IDS
 from l2features.testing.stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, T0, features_of, served_values
 from l2features.updates.freshness import read_updates
 
@@ -125,32 +124,32 @@ def test_a_file_of_format_1_is_written_on(old: Store) -> None:
 
 
 @pytest.fixture
-def many(old: Store) -> np.ndarray:
-    """Features of as many nodes as two threads read, written to the table that has older records."""
-    features = features_of(range(FIRST + 100, FIRST + 100 + MANY_IDS), seed=4)
+def newer(old: Store) -> np.ndarray:
+    """Features of 300 nodes, written to the table that has older records."""
+    features = features_of(range(FIRST + 100, FIRST + 400), seed=4)
     old.create(META)
     old.write(features)
     return features
 
 
-def test_many_rows_of_two_formats_are_read_in_the_requested_order(old: Store, many: np.ndarray) -> None:
+def test_rows_of_two_formats_are_read_in_the_requested_order(old: Store, newer: np.ndarray) -> None:
     older = sorted(map(int, expected_nodes()))
-    absent = [FIRST + 100 + MANY_IDS, FIRST + 90]
-    ids = np.random.default_rng(1).permutation(as_ids([*older, *many["label"].tolist(), *absent, *older]))
+    absent = [FIRST + 400, FIRST + 90]
+    ids = np.random.default_rng(1).permutation(as_ids([*older, *newer["label"].tolist(), *absent, *older]))
     unique, inverse = np.unique(ids, return_inverse=True)
-    expected = Rows.joined(unique, [old.read(older), Rows.complete(many)]).take(inverse)
+    expected = Rows.joined(unique, [old.read(older), Rows.complete(newer)]).take(inverse)
     rows = old.read(ids)
     assert rows.features.tobytes() == expected.features.tobytes()
     assert np.array_equal(rows.present, expected.present)
     assert rows.found.sum() == len(ids) - len(absent)
 
 
-def test_a_row_of_another_id_among_many_is_an_error(old: Store, many: np.ndarray) -> None:
-    first, last = many["label"][[0, -1]].tolist()
+def test_a_row_of_another_id_in_a_table_of_two_formats_is_an_error(old: Store, newer: np.ndarray) -> None:
+    first, last = newer["label"][[0, -1]].tolist()
     copied = f'SELECT features FROM "{OLD}.nodes" WHERE id = {last}'
     change(old, f'UPDATE "{OLD}.nodes" SET features = ({copied}) WHERE id = {first}')
     with pytest.raises(StoreError, match="a row holds the record of another id"):
-        old.read(many["label"])
+        old.read(newer["label"])
 
 
 # ------------------------------------------------------------------ records

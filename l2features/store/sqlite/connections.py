@@ -5,12 +5,10 @@ folder may be read-only, and SQLite's locks do not survive a fork.
 
 * One `stat` decides whether the file exists. It is no error if the file appears after that.
 * A pooled connection is reused only while the path still names the file that the connection opened; SQLite
-would
-  continue with the deleted file. While a file is replaced, connections to the old and the new file may
+  would continue with the deleted file. While a file is replaced, connections to the old and the new file may
   briefly share a log. SQLite then reports IOERR, and the call is retried for `SETTLE_S`.
 * In a read-only folder, SQLite cannot create the log (``-wal``, ``-shm``) that it needs in WAL mode. So a
-file
-  without a log is opened with ``immutable=1``, which SQLite documents for this case
+  file without a log is opened with ``immutable=1``, which SQLite documents for this case
   (https://sqlite.org/wal.html#readonly). A result is valid only if the file did not change during the read.
   While a writer creates or removes the log, SQLite reports READONLY or CANTOPEN; the read is retried for
   `SETTLE_S`.

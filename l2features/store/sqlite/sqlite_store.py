@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,8 +31,6 @@ from .records import Formats, decode, decode_joined, encode
 from .tables import TableFormats, listed, signed
 
 SCAN_ROWS = 20_000
-MANY_IDS = 4_000
-"""Number of ids from which on two threads read."""
 _HALF = 1 << 63
 _JOINED = "CAST(group_concat(features, '') AS BLOB), MIN(length(features)), MAX(length(features))"
 """SQL for all records in one value: SQLite joins blobs as text unchanged, without holding the GIL."""
@@ -121,18 +118,10 @@ class SqliteStore(Store):
         ids = as_ids(ids)
         unique, inverse = distinct(ids)
         source = f"json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes ON nodes.id = wanted.value"
-
-        def read_part(part: Ids) -> Rows:
-            return self._rows(source, (listed(part),))
-
-        if len(unique) < MANY_IDS:
-            parts = [read_part(unique)]
-        else:
-            with ThreadPoolExecutor(2, "sqlite") as threads:
-                parts = list(threads.map(read_part, np.array_split(unique, 2)))
-        rows = Rows.joined(unique, parts)
-        if rows is not parts[0] and np.count_nonzero(rows.found) != sum(map(len, parts)):
-            raise StoreError(f"{self._where}: a row holds the record of another id: restore the file")
+        stored = self._rows(source, (listed(unique),))
+        rows = Rows.joined(unique, [stored])
+        if rows is not stored and np.count_nonzero(rows.found) != len(stored):
+            raise StoreError(f"{self._where}: a row holds the record of another id")
         return _select(rows if unique is ids else rows.take(inverse), names)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
@@ -143,11 +132,15 @@ class SqliteStore(Store):
         """Return the rows of an SQL source, in any order."""
 
         def find(db: sqlite3.Connection, formats: TableFormats) -> tuple[list[bytes], int, Formats]:
-            joined, least, most = db.execute(f"SELECT {_JOINED} FROM {source}", parameters).fetchone()
-            if most and least == most:
-                return [joined], most, formats.records
+            known = formats.records
+            if len(known) == 1:  # records of one length can be joined
+                joined, least, most = db.execute(f"SELECT {_JOINED} FROM {source}", parameters).fetchone()
+                if joined is None:
+                    return [], 0, known
+                if least == most:
+                    return [joined], most, known
             found = db.execute(f"SELECT features FROM {source}", parameters)
-            return [record for (record,) in found], 0, formats.records
+            return [record for (record,) in found], 0, known
 
         records, size, formats = self._read(find)
         try:
