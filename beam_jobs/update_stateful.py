@@ -140,7 +140,7 @@ class _CollectFn(beam.DoFn):
         tally.clear()
         if known.settled or known.expected is None:
             return []
-        logger.error("message %s: results of parts are lost; their ids are refused", key)
+        logger.error("message %s: some parts reported no result: they count as permanent errors", key)
         return [(key, [*reported, *map(plain_entry, unreported(map(entry_of, reported)))])]
 
 

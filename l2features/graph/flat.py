@@ -104,7 +104,7 @@ class FlatGraph(Graph):
             return node_segments(self.store, geometry.layout, l2_ids)
 
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
-        """Return for each segment a history without changes: it was made at the timestamp of the table."""
+        """Return each segment's history: created at the table's timestamp, never changed."""
         with self._store_errors():
             meta = self.store.meta()
             if meta is None:

@@ -258,7 +258,7 @@ class NeuronReader:
     def kept_bytes(
         self, kind: ResultKind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
-        """Return a tuple: what ``make`` returns for a root's graph; the missing nodes; whether it is cached.
+        """Return a tuple: the bytes that ``make`` made; the missing nodes; whether the bytes are cached now.
 
         The bytes are read from the cache, or else made and cached. They are not cached if nodes are missing
         or rows are being replaced. Raises RootError.

@@ -21,8 +21,9 @@ FOREVER = "2099-01-01T00:00:00.000000"
 class CaveDeployment:
     """The services of one data stack, on a free port of loopback. Use `stop` at the end.
 
-    ``neurons`` maps roots to the L2 ids that the graph server returns as their leaves. The
-    ``local_server`` of the data stack is this deployment or, without neurons, the tested server ``l2cache``.
+    ``neurons`` maps roots to the L2 ids that the graph server returns as their leaves. If
+    ``neurons`` is empty, the data stack's ``local_server`` is the tested server ``l2cache``, otherwise this
+    deployment.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ class VersionReader:
     ) -> Iterator[Any]:
         """Yield the rows of a file that belong to the version, sorted, one table per row group.
 
-        If the file is to be read in ``parts`` parts, yields only those of part ``part``, counted from 0.
+        The file's row groups are split into ``parts`` ranges; only range ``part`` (from 0) is read.
         """
         gone, count = self._retired(layer)[0], len(self.files.footer(file).rows)
         groups = range(part * count // parts, (part + 1) * count // parts)

@@ -173,7 +173,7 @@ def _base(folder: Folder, wanted: WantedVersion) -> int | None:
         return None
     if not wanted.dataset.has_graph:
         raise ConfigError(
-            f"data set {wanted.dataset.name!r} has no graph, and so no history: expected no --base"
+            f"data set {wanted.dataset.name!r} has no graph, so versions cannot be renewed: leave out --base"
         )
     number = max(version_numbers(folder), default=None) if wanted.base == LATEST else wanted.base
     if number is None:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Footer(NamedTuple):
-    """A file's footer. Per row group, shape (groups,): the rows, the smallest key, the largest key."""
+    """A file's footer. Per row group, shape (groups,): number of rows, smallest and largest key."""
 
     metadata: Any
     rows: Int64s

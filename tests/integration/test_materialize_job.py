@@ -108,7 +108,7 @@ def test_a_flat_data_set(config: Path, tmp_path: Path) -> None:
         check_nodes(manifest, out, segments, store)
     done = run_materialize(config, out, T0 + 1, "--base", 1)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "has no graph, and so no history: expected no --base" in done.stderr
+    assert "has no graph, so versions cannot be renewed: leave out --base" in done.stderr
 
 
 def test_a_part_of_the_grid(v2: Path, table: Store, recordings: Recordings, tmp_path: Path) -> None:

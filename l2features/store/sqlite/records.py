@@ -48,7 +48,7 @@ def describe(record: np.dtype) -> str:
 
 
 def parse(text: str, size: int) -> np.dtype:
-    """Return the dtype that a text of `describe` describes, padded to ``size`` bytes.
+    """Return the dtype of a JSON description from `describe`, padded to ``size`` bytes.
 
     Raises ValueError for malformed text, and for a field that the schema lacks or has with another dtype or
     shape.
