@@ -251,11 +251,10 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
         if existing is None:
             self.stamp(meta)
         elif existing != meta:
-            key = next(key for key in vars(meta) if getattr(meta, key) != getattr(existing, key))
-            raise TableExists(
-                f"table {self.name} is in {self.url} already, with another meta: "
-                f"{key} {getattr(existing, key)!r}, expected {getattr(meta, key)!r}"
-            )
+            found = vars(existing)
+            differing = [key for key, wanted in vars(meta).items() if found[key] != wanted]
+            others = "; ".join(f"{key} {found[key]!r}, expected {vars(meta)[key]!r}" for key in differing)
+            raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {others}")
 
     @abstractmethod
     def create_table(self) -> None:

@@ -129,11 +129,16 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite, RootCellsSuite, SegmentIndexSu
         store.write(features_of([FIRST]))
         store.create(META)
         assert store.meta() == META
-        for other in (
-            Meta("other", *META_REST),
-            Meta("fixture", META.cv_path, "2020-01-01 00:00:00", GEOMETRY),
+        later = "2020-01-01 00:00:00"
+        rest = META.cv_path, later, GEOMETRY
+        named, timed = "graph_id .*, expected 'other'", f"timestamp .*, expected '{later}'"
+        for other, differing in (
+            (Meta("other", *META_REST), named),
+            (Meta("fixture", *rest), timed),
+            (Meta("other", *rest), f"{named}; {timed}"),
         ):
-            with pytest.raises(TableExists, match=rf"table {store.name} is in .* already, with another meta"):
+            said = rf"table {store.name} is in .* already, with another meta: {differing}$"
+            with pytest.raises(TableExists, match=said):
                 store.create(other)
         assert store.meta() == META
         assert store.read([FIRST]).found.all()

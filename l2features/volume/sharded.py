@@ -103,8 +103,8 @@ class ShardedBlocks:
                 yield i, Block(cells[i], name, MISSING)
                 continue
             start, size = int(index[row, 1]), int(index[row, 2])
-            if size > self.encoding.most_bytes(self.grid.step):
-                most = self.encoding.most_bytes(self.grid.step)
+            most = self.encoding.most_bytes(self.grid.step)
+            if size > most:
                 raise StorageError(
                     f"file {name}: block {code} has {size} bytes by the index, expected at most {most}"
                 )
