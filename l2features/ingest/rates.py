@@ -7,12 +7,13 @@ does not make the rate too high.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, Field
 
 from ..store.base import TableNotes
+from ..store.chunk_totals import Work, second_of
 from ..store.notes import Time, put_note, read_note
 
 RATE_WINDOW = timedelta(minutes=10)
@@ -43,24 +44,30 @@ def read_start(notes: TableNotes) -> datetime | None:
     return run.started if run else None
 
 
-def rates(recorded: Sequence[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
+def rates(
+    recent: Mapping[int, Work], newest: datetime | None, started: datetime | None
+) -> tuple[float, float] | None:
     """Return a tuple for the last ten minutes of work: chunks per minute; nodes per second.
 
     Returns None if the records span too short a time.
 
     Args:
-        recorded: time and number of nodes of each chunk recorded in the ten minutes before the newest one.
+        recent: by second since 1970, the chunks recorded in it, for the ten minutes up to ``newest``.
+        newest: time of the newest record; None without records.
         started: when the latest run began.
     """
-    if not recorded:
+    if newest is None:
         return None
-    newest = max(time for time, _ in recorded)
-    if started is not None and started < newest:
-        begin, shortest = max(started, newest - RATE_WINDOW), SHORTEST_WINDOW
-    else:  # no run is known, or the latest one has recorded nothing yet
-        begin, shortest = min(time for time, _ in recorded), SHORTEST_SPAN
-    seconds = (newest - begin).total_seconds()
+    if started is None or started >= newest:  # no run is known, or the latest one has recorded nothing yet
+        begin, shortest, first = float(min(recent)), SHORTEST_SPAN, min(recent) + 1
+    elif newest - started < RATE_WINDOW:
+        begin, shortest, first = started.timestamp(), SHORTEST_WINDOW, second_of(started)
+    else:
+        begin = (newest - RATE_WINDOW).timestamp()
+        shortest, first = SHORTEST_WINDOW, second_of(newest - RATE_WINDOW) + 1
+    seconds = newest.timestamp() - begin
     if seconds < shortest.total_seconds():
         return None
-    nodes = [n for time, n in recorded if time > begin]
-    return round(len(nodes) / seconds * 60, 2), round(sum(nodes) / seconds, 2)
+    counted = [work for second, work in recent.items() if second >= first]
+    chunks, nodes = sum(work.chunks for work in counted), sum(work.nodes for work in counted)
+    return round(chunks / seconds * 60, 2), round(nodes / seconds, 2)

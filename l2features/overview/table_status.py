@@ -68,7 +68,7 @@ def read_progress(
 ) -> TableStatus:
     """Return the status from these chunk records, without updates and audit.
 
-    In memory, only records of the last ten minutes and the reasons of ``most_failed`` chunks are kept.
+    In memory, only sums by second of the last ten minutes and the reasons of ``most_failed`` chunks are kept.
     """
     return _status(store, geometry, totals_of(records, RATE_WINDOW, most_failed))
 
@@ -79,6 +79,6 @@ def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> TableStatu
     failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
     status = TableStatus(store.name, geometry.n_chunks, totals, failed)
     started = note_or_problem("ingest", lambda: read_start(store), status.problems)
-    if found := rates(totals.recent, started):
+    if found := rates(totals.recent, totals.newest, started):
         status.chunks_per_minute, status.nodes_per_second = found
     return status

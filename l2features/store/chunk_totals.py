@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.chunks import NO_FILES, FileCounts
 
 if TYPE_CHECKING:
     from .base import ChunkRecord
 
-MAX_RECENT = 100_000
-"""Number of recent chunks in memory from which on chunks that left the window are dropped."""
+
+class Work(NamedTuple):
+    """Numbers of chunks and of their nodes."""
+
+    chunks: int
+    nodes: int
 
 
 @dataclass
@@ -29,7 +34,7 @@ class ChunkTotals:
         n_failed: number of failed chunks.
         failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
-        recent: pairs (time, number of nodes) of the chunks done in the ``window`` that ends at ``newest``.
+        recent: by second since 1970, the chunks done in the ``window`` up to the second of ``newest``.
     """
 
     window: timedelta
@@ -44,8 +49,7 @@ class ChunkTotals:
     n_failed: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)
     newest: datetime | None = None
-    recent: list[tuple[datetime, int]] = field(default_factory=list)
-    _most_recent: int = field(default=MAX_RECENT, init=False, compare=False, repr=False)
+    recent: dict[int, Work] = field(default_factory=dict)
 
     def add(self, record: ChunkRecord) -> None:
         """Add the record of one chunk."""
@@ -56,7 +60,8 @@ class ChunkTotals:
         self.nodes += record.nodes
         self.orphans += record.orphans
         self.add_files(record.files, record.saturated)
-        self.add_recent(record.time, record.nodes)
+        self.add_newest(record.time)
+        self.add_recent(second_of(record.time), Work(1, record.nodes))
 
     def add_failed(self, chunk_id: int, reason: str) -> None:
         """Count a failed chunk, and store its reason if it is among the first ``most_failed``."""
@@ -73,19 +78,33 @@ class ChunkTotals:
         for name, count in saturated.items():
             self.saturated[name] += count * chunks
 
-    def add_recent(self, time: datetime, nodes: int) -> None:
-        """Add a done chunk to ``recent`` if its time is in the window. `in_window` drops older chunks."""
-        if self.newest is None or time > self.newest:
-            self.newest = time
-            if len(self.recent) > self._most_recent:  # doubled, so that each one is looked at a few times
-                self.recent = self.in_window()
-                self._most_recent = max(MAX_RECENT, 2 * len(self.recent))
-        if self.newest - time <= self.window:
-            self.recent.append((time, nodes))
+    def add_newest(self, time: datetime) -> None:
+        """Set ``newest`` to the time of a done chunk if that is later."""
+        self.newest = max(time, self.newest or time)
 
-    def in_window(self) -> list[tuple[datetime, int]]:
-        """Return the pairs of ``recent`` whose time is in the ``window`` that ends at ``newest``."""
-        return [(time, n) for time, n in self.recent if self.newest and self.newest - time <= self.window]
+    def add_recent(self, second: int, work: Work) -> None:
+        """Add chunks done in a second, if it is in the window. `drop_old` drops seconds that left it."""
+        if second < self.oldest_second:
+            return
+        chunks, nodes = self.recent.get(second, (0, 0))
+        self.recent[second] = Work(chunks + work.chunks, nodes + work.nodes)
+        if len(self.recent) > 2 * (self.window.total_seconds() + 1):
+            self.drop_old()
+
+    def drop_old(self) -> None:
+        """Drop the seconds in ``recent`` that are before the window."""
+        oldest = self.oldest_second
+        self.recent = {second: work for second, work in self.recent.items() if second >= oldest}
+
+    @property
+    def oldest_second(self) -> int:
+        """The first second of the window, since 1970; 0 without a done chunk."""
+        return second_of(self.newest) - int(self.window.total_seconds()) if self.newest else 0
+
+
+def second_of(time: datetime) -> int:
+    """Return the second in which a time falls, since 1970."""
+    return math.floor(time.timestamp())
 
 
 def totals_of(records: Iterable[ChunkRecord], window: timedelta, most_failed: int) -> ChunkTotals:
@@ -93,5 +112,5 @@ def totals_of(records: Iterable[ChunkRecord], window: timedelta, most_failed: in
     totals = ChunkTotals(window, most_failed)
     for record in records:
         totals.add(record)
-    totals.recent = totals.in_window()
+    totals.drop_old()
     return totals

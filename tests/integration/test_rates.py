@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from l2features.ingest.rates import NOTE, RATE_WINDOW, rates, read_start, record_start
-from l2features.store.base import Store
+from l2features.store.base import DONE, ChunkRecord, Store
+from l2features.store.chunk_totals import ChunkTotals, Work, totals_of
 from l2features.testing.stores import open_table
 from tests.support.command import run
 from tests.support.jobs import dataset_file, run_ingest
@@ -18,35 +19,56 @@ NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
+def rates_of(records: list[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
+    totals = totals_of((ChunkRecord(1, DONE, *record) for record in records), RATE_WINDOW, 0)
+    return rates(totals.recent, totals.newest, started)
+
+
 def burst(chunks: int, until: datetime = NOW) -> list[tuple[datetime, int]]:
     """Chunks recorded within half a second."""
     return [(until - SECOND * i / 2 / chunks, 10) for i in range(chunks)]
 
 
 def test_a_burst_is_measured_from_the_start_of_its_run() -> None:
-    assert rates(burst(77), NOW - 20 * SECOND) == (231.0, 38.5)
+    assert rates_of(burst(77), NOW - 20 * SECOND) == (231.0, 38.5)
+
+
+def test_chunks_of_the_second_in_which_a_run_began_count() -> None:
+    started = NOW - 1.25 * SECOND
+    assert rates_of([(started + 0.1 * SECOND, 30), (NOW, 20)], started) == (96.0, 40.0)
 
 
 def test_only_the_last_ten_minutes_of_a_long_run_count() -> None:
-    steady = [(NOW - 2 * SECOND * i, 30) for i in range(301)]
-    assert rates(steady, NOW - timedelta(hours=3)) == (30.0, 15.0)
+    steady = [(NOW - 2 * SECOND * i, 30) for i in range(1_000)]
+    assert rates_of(steady, NOW - timedelta(hours=3)) == (30.0, 15.0)
+    assert rates_of([*steady[500:], (NOW, 30)], NOW - timedelta(hours=3)) == (0.1, 0.05)
 
 
 def test_records_of_an_earlier_run_do_not_count() -> None:
     before = burst(50, NOW - 300 * SECOND)
-    assert rates([*before, *burst(10)], NOW - 100 * SECOND) == (6.0, 1.0)
+    assert rates_of([*before, *burst(10)], NOW - 100 * SECOND) == (6.0, 1.0)
 
 
 @pytest.mark.parametrize("started", [None, NOW, NOW + 10 * SECOND])
 def test_a_burst_without_a_known_start_has_no_rate(started: datetime | None) -> None:
-    assert rates(burst(77), started) is None
-    assert rates([], started) is None
+    assert rates_of(burst(77), started) is None
+    assert rates_of([], started) is None
     spread = [(NOW - 60 * SECOND, 50), (NOW - 10 * SECOND, 30), (NOW, 90)]
-    assert rates(spread, started) == (2.0, 2.0)
+    assert rates_of(spread, started) == (2.0, 2.0)
 
 
 def test_less_than_a_second_is_too_little() -> None:
-    assert rates(burst(5), NOW - SECOND * 0.7) is None
+    assert rates_of(burst(5), NOW - SECOND * 0.7) is None
+
+
+def test_memory_does_not_grow_with_the_records() -> None:
+    """A year of records, in any order, leaves at most the window's seconds."""
+    totals = ChunkTotals(RATE_WINDOW, 0)
+    for i in range(20_000):
+        totals.add(ChunkRecord(1, DONE, NOW - SECOND * (i * 7919 % 20_000) * 1_500, 10))
+        assert len(totals.recent) <= 2 * 601
+    totals.drop_old()
+    assert totals.recent == {int(NOW.timestamp()): Work(1, 10)}
 
 
 def test_the_start_is_kept_with_the_table(store: Store) -> None:

@@ -168,7 +168,7 @@ class BigtableStore(Store):
         totals = ChunkTotals(window, most_failed)
         for part in self._record_cells():
             add_records(totals, part, self._where)
-        totals.recent = totals.in_window()
+        totals.drop_old()
         return totals
 
     def _record_cells(self) -> Iterator[AnyCells]:

@@ -15,7 +15,7 @@ import orjson
 from ...core.errors import StoreError
 from .. import formats
 from ..base import DONE, ChunkRecord
-from ..chunk_totals import ChunkTotals
+from ..chunk_totals import ChunkTotals, Work
 from .cells import chunk_records_of, first_cells
 from .row_arrays import AnyCells
 
@@ -53,9 +53,17 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
     totals.orphans += sums.orphans
     for record, count in sums.alike:
         totals.add_files(record.files, record.saturated, count)
-    recent = np.flatnonzero(done.times >= done.times.max(initial=0) - totals.window.total_seconds() * 1e6)
-    for place, micros in zip(recent.tolist(), done.times[recent].tolist(), strict=True):
-        totals.add_recent(datetime.fromtimestamp(micros / 1e6, UTC), sums.nodes[place])
+    if len(done.times):
+        totals.add_newest(datetime.fromtimestamp(done.times.max() / 1e6, UTC))
+    seconds, of_chunk, chunks = np.unique(done.times // 1_000_000, return_inverse=True, return_counts=True)
+    nodes = np.array(sums.nodes, dtype=object)[
+        np.argsort(of_chunk, kind="stable")
+    ]  # Python's int: no overflow
+    starts = np.cumsum(chunks) - chunks
+    for second, n, total in zip(
+        seconds.tolist(), chunks.tolist(), np.add.reduceat(nodes, starts), strict=True
+    ):
+        totals.add_recent(second, Work(n, total))
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
 from ...core.chunks import FileCounts
 from ..base import DONE, FAILED
-from ..chunk_totals import ChunkTotals
+from ..chunk_totals import ChunkTotals, Work, second_of
 from .tables import TableFormats
 
 ROWS = 50_000
@@ -36,7 +36,6 @@ class Page(NamedTuple):
     done: int
     nodes: int
     orphans: int
-    failed: int
     alike: int
     others: str
 
@@ -48,7 +47,6 @@ class Page(NamedTuple):
         totals.done += self.done
         totals.nodes += self.nodes
         totals.orphans += self.orphans
-        totals.n_failed += self.failed
         lines = Counter(self.others.split("\n") if self.done > self.alike else ())
         lines[line] += self.alike
         for some, chunks in lines.items():
@@ -65,40 +63,50 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
     keys = f'SELECT id FROM "{name}.chunks" WHERE id >= ? ORDER BY id LIMIT {ROWS}'
     ((last,),) = db.execute(f"SELECT MAX(id) FROM ({keys})", (first,))
     files, saturated = ("files", "saturated") if formats.chunks > 1 else ("'{}'", "'{}'")
-    done = f"state = '{DONE}'"
-    alike = f"{done} AND {files} = :files AND {saturated} = :saturated"
+    line_of = f"{files} || char(9) || {saturated}"
+    alike = f"{files} = :files AND {saturated} = :saturated"
     sums = (
-        f"COUNT(*) FILTER (WHERE {done})",
-        f"COALESCE(SUM(nodes) FILTER (WHERE {done}), 0)",
-        f"COALESCE(SUM(orphans) FILTER (WHERE {done}), 0)",
-        f"COUNT(*) FILTER (WHERE state = '{FAILED}')",
+        "COUNT(*)",
+        "COALESCE(SUM(nodes), 0)",
+        "COALESCE(SUM(orphans), 0)",
         f"COUNT(*) FILTER (WHERE {alike})",
-        f"COALESCE(group_concat({files} || char(9) || {saturated}, char(10)) "
-        f"FILTER (WHERE {done} AND NOT ({alike})), '')",
+        f"COALESCE(group_concat({line_of}, char(10)) FILTER (WHERE NOT ({alike})), '')",
     )
     values = dict(zip(("files", "saturated"), line.split("\t"), strict=True), first=first, last=last)
     query = f'SELECT {", ".join(sums)} FROM "{name}.chunks" WHERE id BETWEEN :first AND :last'
+    query += f" AND +state = '{DONE}'"  # with "+", SQLite does not look up the page's rows by their state
     return Page(last, *db.execute(query, values).fetchone())
 
 
-def read_failed(db: sqlite3.Connection, name: str, most: int) -> list[tuple[int, str]]:
-    """Return pairs (chunk id, reason) of the first ``most`` failed chunks, in the order of stored keys."""
-    query = f"SELECT id, reason FROM \"{name}.chunks\" WHERE state = '{FAILED}' ORDER BY id LIMIT ?"
-    return [(key % (1 << 64), reason) for key, reason in db.execute(query, (most,))]
+def add_failed(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
+    """Add the failed chunks, in the order of stored keys."""
+    chunks = f"FROM \"{name}.chunks\" WHERE state = '{FAILED}'"
+    ((totals.n_failed,),) = db.execute(f"SELECT COUNT(*) {chunks}")
+    first = db.execute(f"SELECT id, reason {chunks} ORDER BY id LIMIT ?", (totals.most_failed,))
+    totals.failed = [(key % (1 << 64), reason) for key, reason in first]
 
 
-def read_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> list[tuple[datetime, int]]:
-    """Return pairs (time, number of nodes) of the done chunks in ``totals.window``.
+def add_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
+    """Add the time of the newest done chunk, and the chunks done in ``totals.window``, by second.
 
-    The window ends at the time of the newest done chunk.
+    One query per second reads the index in order; SQLite would sort all chunks for GROUP BY.
     """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
-    ((newest,),) = db.execute(f"SELECT MAX(time) {chunks}")
-    if newest is None:
-        return []
-    since = datetime.fromisoformat(newest) - totals.window
-    found = db.execute(f"SELECT time, nodes {chunks} AND time >= ?", (since.isoformat(),))
-    return [(datetime.fromisoformat(time), nodes) for time, nodes in found]
+    ((time,),) = db.execute(f"SELECT MAX(time) {chunks}")
+    if time is None:
+        return
+    newest = datetime.fromisoformat(time)
+    totals.add_newest(newest)
+    sums = f"SELECT COUNT(*), SUM(nodes) {chunks} AND time >= ? AND time < ?"
+    for second in range(totals.oldest_second, second_of(newest) + 1):
+        ((count, nodes),) = db.execute(sums, (_text(second), _text(second + 1)))
+        if count:
+            totals.add_recent(second, Work(count, nodes))
+
+
+def _text(second: int) -> str:
+    """Return the text with which stored times in a second begin."""
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 @lru_cache(10_000)

@@ -229,9 +229,8 @@ class SqliteStore(Store):
             except ValueError:
                 return super().chunk_totals(window, most_failed)  # its error names the malformed record
             first = page.last + 1
-        totals.failed = self._read_table(lambda db: chunk_sums.read_failed(db, self.name, most_failed))
-        totals.recent = self._read_table(lambda db: chunk_sums.read_recent(db, self.name, totals))
-        totals.newest = max((time for time, _ in totals.recent), default=None)
+        self._read_table(lambda db: chunk_sums.add_failed(db, self.name, totals))
+        self._read_table(lambda db: chunk_sums.add_recent(db, self.name, totals))
         return totals
 
     def _sum_page(self, first: int, line: str) -> chunk_sums.Page:

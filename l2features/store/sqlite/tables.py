@@ -123,7 +123,7 @@ def create_tables(db: sqlite3.Connection, name: str) -> None:
         "id INTEGER PRIMARY KEY, state TEXT NOT NULL, time TEXT NOT NULL, nodes INTEGER NOT NULL, "
         f"orphans INTEGER NOT NULL, reason TEXT NOT NULL, segments BLOB, {', '.join(_NEW_COLUMNS)})"
     )
-    db.execute(f'CREATE INDEX "{name}.states" ON "{name}.chunks" (state, time)')
+    db.execute(f'CREATE INDEX "{name}.states" ON "{name}.chunks" (state, time, nodes)')
     _add_record(db, name, FEATURES)
     for part in (TABLE, CHUNKS, NOTES):
         _add_format(db, name, part)
