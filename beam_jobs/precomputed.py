@@ -69,8 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--cell_nodes",
         type=int,
         default=WantedExport.cell_nodes,
-        help="nodes to expect in the fullest cell of each level of the spatial index that is coarser than "
-        "chunks; default %(default)s",
+        help="approximate maximum of nodes in a cell of the spatial index; cells of a single chunk may have "
+        "more; default %(default)s",
     )
 
 

@@ -30,7 +30,7 @@ from l2features.core.times import TIME_PATTERN
 from l2features.jobs import audit_run, ingest_run, materialize_run
 from l2features.jobs.job_options import actions, boolean
 from l2features.pubsub.topic import PROJECT
-from l2features.versions.materialization import TODAY
+from l2features.versions.materialization import LATEST, TODAY
 
 from . import command, precomputed, update
 from .dataflow import DEFAULTS
@@ -64,7 +64,7 @@ FIELDS = {
     "config": Field("Data sets file", WHAT, "^gs://[^/]+/.+$", "GCS_READ_FILE", required=True),
     "timestamp": Field("Time of the graph", WHAT, f"^({TODAY}|{TIME_PATTERN})$"),
     "output": Field("Folder of the output", WHAT, "^gs://[^/]+/.+$", required=True),
-    "base": Field("Version to renew", WHAT, _AT_LEAST_1),
+    "base": Field("Version to renew", WHAT, f"^({LATEST}|[1-9][0-9]*)$"),
     "rebase": Field("Fresh version", HOW),
     "delta": Field("Delta Lake table", HOW),
     "settle_seconds": Field("Time to settle", HOW, r"^[0-9]+(\.[0-9]+)?$"),
@@ -199,7 +199,7 @@ def _parameter(job: str, action: argparse.Action, default: str | None = None) ->
     parameter: dict[str, Any] = {
         "name": action.dest,
         "label": field.label,
-        "helpText": action.help,
+        "helpText": (action.help or "") % vars(action),
         "groupName": field.group,
         "isOptional": not required,
         "paramType": field.kind or "TEXT",

@@ -46,8 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--sink",
         choices=SINKS,
         default=STORE,
-        help="what to write: store writes rows and a record of each chunk (default); bigtableio writes only "
-        "rows, on a Beam runner by Beam's own connector, and a later run computes all chunks again",
+        help="store (default) writes rows and a record of each chunk; bigtableio writes only rows, on a Beam "
+        "runner with Beam's connector, so that a later run computes all chunks again",
     )
 
 

@@ -22,10 +22,10 @@ CRON = re.compile(r"([0-9*,/-]+ ){4}[0-9*,/-]+")
 
 
 def check_options(words: list[str]) -> None:
-    """A command line is one that the job takes, and its time and folder are well-formed."""
+    """A command line is one that the job takes; it renews the newest version, in a well-formed folder."""
     args, flags = materialize.parse(words)
     assert flags == []
-    assert (args.dataset, args.timestamp) == ("minnie", "today")
+    assert (args.dataset, args.timestamp, args.base) == ("minnie", "today", "latest")
     assert Folder(args.output if "://" not in args.output else "/bucket").url
     assert args.output.endswith("/versions/minnie")
 
