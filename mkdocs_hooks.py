@@ -127,7 +127,7 @@ def attributes() -> str:
     for one in ATTRIBUTES:
         meaning = one.meaning + (f"; {one.condition.absent}" if one.condition else "")
         rows.append((f"`{one.name}`", kind(one.shape, one.dtype), one.unit, one.served_unit, meaning))
-    return table("attribute,stored as,unit,served in,meaning", rows)
+    return table("attribute,stored type,stored unit,served unit,meaning", rows)
 
 
 def measures() -> str:

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         16 * MIB,
         ge=1024,
-        description="Maximum size of a request body, as sent and after gunzip; a larger one gets 413 "
-        "body_too_large.",
+        description="Maximum size of a request body, before and after decompression; a larger one gets "
+        "413 body_too_large.",
     )
     max_wait_s: float = Field(
         30.0,
@@ -134,12 +134,12 @@ class Settings(BaseSettings):
     max_root_requests: int = Field(
         6,
         ge=1,
-        description="Maximum concurrent requests for roots per process. Chunks and bounds, pictures, and "
-        "versions each have a separate limit of this size. More get 429 too_many_requests.",
+        description="Maximum concurrent requests for roots per process. The same number limits, separately, "
+        "requests for chunks and bounds, for pictures, and for versions. More get 429 too_many_requests.",
     )
     graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a graph read in seconds.")
     root_timeout_s: float = Field(
-        60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture in seconds."
+        60.0, gt=0, description="Deadline in seconds of a request for roots, a chunk, bounds or a picture."
     )
     keep_roots: bool = Field(
         False,

@@ -197,7 +197,7 @@ def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards
         responses={200: CellInfo, **errors(404, 406, 422, 429, 503)},
     )
     def dashboard_cell(path: CellPath, query: CellQuery) -> Response:
-        """Return the numbers of the cell's chunks by state, and up to 20 failed chunks with the reasons."""
+        """Return how many chunks of the cell have each state, and up to 20 failed chunks with the reasons."""
         board = dashboards.board(path.dataset)
         accepted(request.headers.get("Accept"), (JSON,))
         with dashboards.limiter.request(board.served.name):

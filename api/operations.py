@@ -94,7 +94,7 @@ def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Set
         responses=plain_response("text/plain", {"type": "string"}, "Prometheus' text format."),
     )
     def metrics_text() -> Response:
-        """Return latency by route and data set, ids by status, store and cache reads, of all processes."""
+        """Return metrics of all server processes: latency, ids by status, store and cache reads."""
         for served in datasets.all():
             served.noted.refresh()
         text, content_type = metrics.exposition()

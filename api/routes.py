@@ -102,7 +102,7 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: ServedD
         responses={200: TableInfo, **errors(404, 406, 503)},
     )
     def table(path: DatasetPath) -> Response:
-        """Return resolution, chunks, attributes with units, coverage, updates and limits of a data set."""
+        """Return a data set's resolution, chunks, attributes, units, ingest progress, updates and limits."""
         _check_accepts_json()
         return json_response(table_info(datasets[path.dataset], settings).model_dump(mode="json"))
 

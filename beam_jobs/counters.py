@@ -12,8 +12,8 @@ COUNTERS = {
     "failed_chunks": "failed chunks, which the next run retries",
     "files_expected": "files of the segmentation in the computed chunks",
     "files_read": "files that were read",
-    "files_missing": "files that were missing, forbidden ones included",
-    "files_forbidden": "files that could not be read for lack of permission",
+    "files_missing": "files that were missing, including `files_forbidden`",
+    "files_forbidden": "missing files for which the server returned HTTP 403",
     "files_empty": "files of 0 bytes",
     "saturated_area_nm2": "nodes whose area is stored as the type's maximum",
     "saturated_max_dt_nm": "nodes whose largest distance is stored as the type's maximum",
@@ -42,7 +42,7 @@ COUNTERS = {
     "messages_done": "messages that were applied",
     "messages_dead": "messages that became dead letters",
     "messages_retry": "messages that are retried",
-    "dead_letters": "dead letters that are stored; `messages_dead` counts them earlier",
+    "dead_letters": "stored dead letters; `messages_dead` counts a message before its letter is stored",
     "ids_written": "ids whose features were computed and written",
     "ids_empty": "ids marked as empty, as their nodes have no voxels",
     "ids_present": "ids that had a row before",
@@ -52,7 +52,7 @@ COUNTERS = {
     "groups": "reads of a chunk for one or more ids",
     "graph_ms": "time of graph lookups",
     "lag_ms": "time from a message's publication until its rows are durable",
-    "repeated": "repeated reports on a message, which are ignored",
+    "repeated": "results that were reported again for a message, and ignored",
 }
 """The meaning of each counter; names that end in ``_ms`` are distributions, in milliseconds."""
 

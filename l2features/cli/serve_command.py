@@ -20,7 +20,7 @@ from ..core.errors import ConfigError
 @click.option(
     "--cave",
     is_flag=True,
-    help="Also serve the routes of PyChunkedGraph and the info service over graphs in Bigtable.",
+    help="Also serve the routes of PyChunkedGraph and of CAVE's info service, for graphs in Bigtable.",
 )
 def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     """Serve the data sets of DATASET-FILE over HTTP, until Ctrl-C.

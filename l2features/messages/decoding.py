@@ -74,7 +74,7 @@ class Reason(StrEnum):
     )
     BAD_LENGTH = "bad_length", "is not a sequence of uint64 ids"
     BAD_PICKLE = "bad_pickle", "is not a pickle of builtin values and integer arrays"
-    BAD_EDIT = "bad_edit", "is not a dictionary with a sequence new_lvl2_ids"
+    BAD_EDIT = "bad_edit", "is not a dictionary with a list named new_lvl2_ids"
     TOO_MANY_IDS = (
         "too_many_ids",
         f"has more than {EDIT_IDS} ids",
@@ -89,7 +89,8 @@ class Reason(StrEnum):
     UNKNOWN_NODE = (
         "unknown_node",
         "is still not in the graph",
-        "if the graph lags, replay later; else check `graph`; a rolled back operation needs no action",
+        "if the graph lags, replay later; if the operation was rolled back, delete the letter; otherwise, "
+        "correct `graph` in the data sets file, then replay",
     )
     STILL_FAILED = "still_failed", "has failed for too long", "correct what `detail` names, then replay"
 

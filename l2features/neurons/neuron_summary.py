@@ -64,7 +64,7 @@ SUMMARY: tuple[Measure, ...] = (
         F8,
         (3,),
         "nm",
-        "square roots of the eigenvalues of the representative coordinates' volume-weighted covariance, "
+        "square roots of the eigenvalues of the volume-weighted covariance of representative coordinates, "
         "descending",
     ),
     Measure("n_components", U4, (), "components", "connected components of the L2 graph", needs_graph=True),
@@ -74,7 +74,7 @@ SUMMARY: tuple[Measure, ...] = (
         F8,
         (),
         "nm",
-        "length of the minimum spanning forest of the L2 graph between representative coordinates",
+        "length of the L2 graph's minimum spanning forest, with nodes at their representative coordinates",
         needs_graph=True,
     ),
     Measure("cable_length_nm", F8, (), "nm", "path length of the default skeleton", needs_graph=True),
