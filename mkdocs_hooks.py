@@ -138,7 +138,7 @@ def measures() -> str:
     for one in SUMMARY:
         graph = "yes" if one.needs_graph else ""
         rows.append((f"`{one.name}`", kind(one.shape, one.dtype), one.unit, graph, one.meaning))
-    return table("measure,type,unit,graph,meaning", rows)
+    return table("measure,type,unit,needs the L2 graph,meaning", rows)
 
 
 def kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
