@@ -28,13 +28,13 @@ class JobFailed(L2FeaturesError):
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return ``flags``; if they name a job service, after `DEFAULTS`, which given flags override."""
+    """Return ``flags``, with `DEFAULTS` first if they name a job service; given flags override defaults."""
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
 
 def reason(text: str) -> str:
-    """Return the error at the end of a text with tracebacks; gRPC's details if it has any."""
+    """Return the last error in a text with tracebacks; if the text has details of gRPC, the last of these."""
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)
