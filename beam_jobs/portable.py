@@ -44,11 +44,17 @@ def reason(text: str) -> str:
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
     """Raise JobFailed if the job service in the options cannot be reached, or if the job fails.
 
-    Without a job service, errors are raised unchanged. The job service's log has the workers' tracebacks.
+    The job service's log has the workers' tracebacks. Without a job service, errors are raised unchanged;
+    but Beam raises RuntimeError after Ctrl-C, so KeyboardInterrupt is raised instead.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
         return
     _find(endpoint)
     try:
@@ -86,6 +92,13 @@ def _find(endpoint: str) -> None:
                 f"job service {endpoint}: no answer in {CONNECT_SECONDS:g} s; expected "
                 "--job_endpoint with the HOST:PORT of a running job service"
             ) from None
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether an error was raised while a KeyboardInterrupt was handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
