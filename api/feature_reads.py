@@ -73,7 +73,7 @@ def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuer
 
 @contextmanager
 def unless_unavailable(served: ServedDataset) -> Iterator[None]:
-    """Log and suppress StoreUnavailable in the block, a wait for missing nodes, which then ends early."""
+    """Log and suppress StoreUnavailable in the block: the wait for missing nodes then ends early."""
     try:
         yield
     except StoreUnavailable as error:

@@ -47,7 +47,7 @@ class RecentIds:
         return ids[~known]
 
     def add(self, table: Hashable, ids: Ids, now: float) -> None:
-        """Remember ``ids``, which `unknown` has returned, as added at ``now`` (seconds)."""
+        """Record that ``ids`` were added at ``now`` (seconds); `unknown` must have returned these ids."""
         ids = ids[-int(self._slices.maxsize) :]
         key, times = (table, self._number(now)), np.full(len(ids), now)
         part = self._slices.get(key)

@@ -56,9 +56,9 @@ class RootReads:
     ) -> Response:
         """Return the response to a read of several roots, or of the nodes of one ``root``.
 
-        If ``kept`` returns a stored result, this is the response. Otherwise ``read`` is called, with the L2
-        ids of ``root``, which are empty without a root. Missing nodes are published. With ``query.wait``,
-        waits for missing nodes, and calls ``read`` again. Raises ApiError.
+        The response is the stored result that ``kept`` returns, if any, or else the result of ``read``.
+        ``read`` receives the L2 ids of ``root``, or no ids without a root. Ids of missing nodes are published
+        for computation. With ``query.wait``, waits for these nodes and calls ``read`` again. Raises ApiError.
         """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root, kept) as found:
@@ -96,7 +96,7 @@ class RootReads:
 
 
 def refused(error: RootError, most_nodes: int | None) -> ApiError:
-    """Return the error for a root whose nodes cannot be returned; ``most_nodes`` is the limit if too many."""
+    """Return the error for a root whose nodes cannot be returned; ``most_nodes`` is the limit."""
     status, code = CODES[error.status]
     large = error.status == RootStatus.TOO_LARGE
     value, limit = (error.size, most_nodes) if large else (error.root, None)

@@ -37,7 +37,7 @@ def output_problem(args: argparse.Namespace, _: Sequence[str]) -> str:
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:
-    """Return ``flags``; on Dataflow, after `DEFAULTS`, so that a given flag overrides its default."""
+    """Return ``flags``, with `DEFAULTS` first on Dataflow; given flags override defaults."""
     return [*DEFAULTS, *flags] if is_dataflow(runner) else list(flags)
 
 

@@ -28,13 +28,13 @@ class JobFailed(L2FeaturesError):
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return ``flags``; if they name a job service, after `DEFAULTS`, which given flags override."""
+    """Return ``flags``, with `DEFAULTS` first if they name a job service; given flags override defaults."""
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
 
 def reason(text: str) -> str:
-    """Return the error at the end of a text with tracebacks; gRPC's details if it has any."""
+    """Return the last error in a text with tracebacks; if the text has details of gRPC, the last of these."""
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)
@@ -44,11 +44,17 @@ def reason(text: str) -> str:
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
     """Raise JobFailed if the job service in the options cannot be reached, or if the job fails.
 
-    Without a job service, errors are raised unchanged. The job service's log has the workers' tracebacks.
+    The job service's log has the workers' tracebacks. Without a job service, errors are raised unchanged;
+    but Beam raises RuntimeError after Ctrl-C, so KeyboardInterrupt is raised instead.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
         return
     _find(endpoint)
     try:
@@ -86,6 +92,13 @@ def _find(endpoint: str) -> None:
                 f"job service {endpoint}: no answer in {CONNECT_SECONDS:g} s; expected "
                 "--job_endpoint with the HOST:PORT of a running job service"
             ) from None
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether an error was raised while a KeyboardInterrupt was handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:

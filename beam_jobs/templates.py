@@ -50,7 +50,7 @@ _IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
 
 
 class Field(NamedTuple):
-    """What a template says about an option, apart from the job's parser. ``regex`` is in RE2 syntax."""
+    """What a template says about an option in addition to the job's parser. ``regex`` is in RE2 syntax."""
 
     label: str
     group: str
@@ -226,7 +226,7 @@ def as_text(job: str) -> str:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; exit with status 2 for a wrong option.
 
-    ``error`` of the options is the parser's method.
+    The attribute ``error`` of the options prints the usage and a message, then exits.
     """
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(

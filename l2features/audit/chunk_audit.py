@@ -38,7 +38,7 @@ class ChunkAudit:
         missing: expected nodes without a row.
         superfluous: ids of rows that the graph never had.
         other: ids of rows that the graph has, but not at the audited time.
-        empty: expected nodes that are marked "could not compute".
+        empty: expected nodes whose row has no features, because they could not be computed.
         repaired: missing nodes that have a row now.
         failed: maps each missing node that could not be repaired to the reason.
         problem: why the whole repair failed, or "".

@@ -146,7 +146,7 @@ def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> No
 def delete(dataset: Dataset, number: int, yes: bool) -> None:
     """Delete version N of DATASET, finished or not.
 
-    A version on which other versions are based cannot be deleted, since the other versions include its files.
+    A version whose files are part of a newer version cannot be deleted: delete the newer version first.
     """
     from ..versions.removal import delete_version, is_unfinished
     from .table_output import open_catalog

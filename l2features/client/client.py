@@ -56,16 +56,16 @@ class ClientSource(Protocol):
         """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
-        """Return all nodes of a chunk, sorted by id."""
+        """Return the features of a chunk's nodes, sorted by id."""
 
     def nodes_in(self, box: VoxelBox, names: Names, partial: bool) -> Any:
-        """Return the nodes in a box of voxels, sorted by id."""
+        """Return the features of the nodes whose representative coordinate lies in a box, sorted by id."""
 
     def summaries(self, roots: Ids, with_graph: bool) -> Any:
         """Return the summaries of roots: one row per root, in the order of the roots."""
 
     def root_nodes(self, root: int, names: Names) -> Any:
-        """Return the nodes of a root, sorted by id."""
+        """Return the features of a root's nodes, sorted by id."""
 
     def root_graph(self, root: int) -> tuple[Any, Any]:
         """Return a tuple of tables: the nodes of a root; the edges between them."""

@@ -36,7 +36,7 @@ def joined(tables: Sequence[Any]) -> Any:
 
 
 def waiting(table: Any) -> Ids:
-    """Return the distinct ids in a table whose features may still be computed, sorted."""
+    """Return the sorted, distinct ids of the rows with status ``missing`` or ``failed``."""
     mask = pc.is_in(table["status"].cast(pa.string()), pa.array(WAITING))
     return sorted_unique(table["id"].to_numpy()[mask.to_numpy()])
 

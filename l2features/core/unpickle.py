@@ -51,7 +51,7 @@ class Record:
 
     def __setstate__(self, state: Any) -> None:
         if self.state is not None:
-            raise ValueError(f"{self.name} has two states, expected one")
+            raise ValueError(f"the state of {self.name} is set twice, expected once")
         self.state = state
 
 
@@ -116,7 +116,7 @@ def _vet(data: bytes) -> None:
             raise ValueError(f"opcode {name} with argument {shown(argument)} is not allowed here")
         before, after = _OPCODES[name]
         if type(argument) is int and argument.bit_length() > MAX_BITS:
-            raise ValueError(f"{shown(argument)}: expected {MAX_BITS} bits at most")
+            raise ValueError(f"an integer of {argument.bit_length()} bits: expected {MAX_BITS} at most")
         if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
             entry = len(memo) if argument is None else argument
             if not 0 <= entry <= len(data):

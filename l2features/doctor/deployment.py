@@ -81,7 +81,7 @@ class Deployment:
     def node_ids(self) -> Ids:
         """A sample of the table's L2 ids, sorted.
 
-        Reads the `OF_A_PROBE` rows from each of these ids on: the table's first L2 id, and that id plus 1, 2,
+        Reads `OF_A_PROBE` rows starting at each of these ids: the table's first L2 id, and that id plus 1, 2,
         4, 8 … Powers of two reach chunks far apart on each axis, whichever bits of an id have its coordinate.
         """
         begin, end = layer_range(L2)

@@ -49,12 +49,12 @@ def ids_check(deployment: Deployment) -> Iterator[Finding]:
 def bits_check(deployment: Deployment) -> Iterator[Finding]:
     """Check that the graph's id layout fits the row ids and the table's geometry.
 
-    By a wrong layout, ids lie outside the grid, or have segment numbers above a chunk's number of voxels.
+    With a wrong layout, ids lie outside the grid, or have segment numbers above a chunk's number of voxels.
     """
     geometry, table, ids = deployment.geometry, deployment.store.geometry(), deployment.node_ids
     layout = geometry.layout
     bits = f"{layout.layer_bits} bits for the layer and {layout.spatial_bits[L2]} per axis for the chunk"
-    wrong_graph = "name the graph that the rows were made of in the data sets file, or use another table"
+    wrong_graph = "in the data sets file, name the graph from which the rows were made, or use another table"
     own = table.layout.spatial_bits.get(L2) if table else layout.spatial_bits[L2]
     if own != layout.spatial_bits[L2]:
         yield problem(f"the graph's ids have {bits}; the table's ids have {own} per axis", wrong_graph)

@@ -137,7 +137,7 @@ class Graph(ABC):
 
     @classmethod
     def readable_time(cls, time: datetime) -> datetime:
-        """Return ``time``, rounded up to a time for which the graph can be asked."""
+        """Return ``time``, rounded up to the precision with which the graph accepts times."""
         return time
 
     @abstractmethod

@@ -49,9 +49,9 @@ class BigtableGraph(TableReads, Graph):
     """A graph in a table of PyChunkedGraph 1 or 2.
 
     PyChunkedGraph 1 stores children raw; PyChunkedGraph 2 compresses them (zstd). Rows of nodes are never
-    removed, and do not say when a node was superseded. So the nodes of a chunk that are valid at a time are
-    read as the parents of the chunk's supervoxels, whose rows are one range. The parent is the newest cell in
-    the column ``parents`` that is no later than the time.
+    removed, and do not say when a node was superseded. So a chunk's valid nodes at a time are found from the
+    rows of its supervoxels, which form one range: the valid nodes are the parents of the supervoxels. A
+    parent is the newest cell in the column ``parents`` that is no later than the time.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Families(NamedTuple):
-    """Sorted nodes (n,), their parents (n,), and the encoded children of each node, empty if it has none."""
+    """Sorted nodes (n,), their parents (n,), and each node's encoded children, ``b""`` without children."""
 
     nodes: Ids
     parents: Ids

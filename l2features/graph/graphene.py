@@ -234,10 +234,11 @@ def _split(url: str) -> tuple[SplitResult, re.Match[str] | None]:
 
 
 def cloudpath(url: str) -> str:
-    """Return a server's URL in the form with which cloud-volume uses version 1 of the API.
+    """Return a server's URL in the form that makes cloud-volume use version 1 of the API.
 
     cloud-volume takes the API version from the URL, even if the server has a newer version, and does not
-    accept ``…/api/v1/table/T``. A URL of unknown form is returned unchanged.
+    accept ``…/api/v1/table/T``. The prefix ``middleauth+`` is removed. A URL of unknown form is returned
+    unchanged.
 
     >>> cloudpath("graphene://middleauth+https://host/segmentation/1.0/fly_v31/")
     'graphene://https://host/segmentation/api/v1/fly_v31'

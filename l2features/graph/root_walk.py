@@ -29,7 +29,7 @@ def descend(read_children: ReadLists, layers: Layers, roots: Ids, most: int) -> 
         read_children: returns the children of nodes.
         layers: returns the layer of each id.
         roots: ids of the roots, of a layer above 2.
-        most: of roots with more L2 nodes, only the number of L2 nodes is returned, or a lower bound.
+        most: for a root with more L2 nodes, only their number is returned, or a lower bound of it.
     """
     walk = _Walk(sorted_unique(roots), most)
     owners: Places = np.arange(len(walk.roots))
@@ -143,11 +143,10 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
 
 
 def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
-    """Return the highest ancestor of each node that the given ``parents`` reach, shape (n,).
+    """Return the highest ancestor that is found from each node by following ``parents``, shape (n,).
 
     ``parents`` (n,) are the parents of the sorted, unique ``nodes`` (n,). A walk up ends at an ancestor that
-    is not in ``nodes``. Raises GraphError if a node's
-    parent is not of a higher layer than the node.
+    is not in ``nodes``. Raises GraphError if a node's parent is not of a higher layer than the node.
     """
     check_parents(layers, nodes, parents)
     at, inside = places_of(nodes, parents)

@@ -26,7 +26,7 @@ _WATERSHED, _CV_MIP = 2, 4
 
 
 def info_of_cells(cells: Mapping[bytes, bytes], url: str) -> GraphInfo:
-    """Return the graph's info from the cells of the rows `META_KEYS`, by qualifier.
+    """Return the graph's info; ``cells`` maps each qualifier in the rows `META_KEYS` to its value.
 
     Raises GraphError for cells that describe no graph.
     """

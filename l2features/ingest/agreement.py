@@ -51,7 +51,7 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
         if info.mip not in (None, volume.mip):
             raise ConfigError(
                 f"data set {dataset.name!r}: mip {volume.mip} of {dataset.cv_path} is read, "
-                f"but {name} was made of mip {info.mip}{advice}"
+                f"but {name} was made from mip {info.mip}{advice}"
             )
     chunk_sizes = [("the data sets file", dataset.chunk_size)] if dataset.chunk_size else []
     _same(dataset, "chunk_size", chunk_sizes + [(name, info.chunk_size) for name, info in described])
@@ -81,7 +81,7 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError if the graph was made of another layer than the segmentation that is read.
+    """Raise ConfigError if the graph was made from another layer than the one that is read.
 
     If the segmentation is a copy of the graph's layer, the data set's key ``watershed`` names that layer.
     """
@@ -91,7 +91,7 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
         named = info.watershed
         if named and known and all(differ(named, path) for path in known):
             raise ConfigError(
-                f"data set {dataset.name!r}: {known[-1]} is read, but {name} was made of {named}: "
+                f"data set {dataset.name!r}: {known[-1]} is read, but {name} was made from {named}: "
                 f"if the layer that is read is a copy, add 'watershed: {named}'"
             )
 

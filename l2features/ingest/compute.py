@@ -49,8 +49,8 @@ class ChunkFeatures:
 def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Source | None = None) -> Geometry:
     """Return a data set's geometry, from its entry in the data sets file, its segmentation and its graph.
 
-    Without a graph, the geometry ``table`` of an existing table determines the id layout. Pass ``source`` if
-    segmentation and graph are open already.
+    ``table`` is the geometry of an existing table; without a graph, it determines the id layout. Pass
+    ``source`` if segmentation and graph are open already.
 
     Raises:
         ConfigError: the chunk size is unknown, or the grid does not fit into the ids.

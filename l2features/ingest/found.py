@@ -20,9 +20,9 @@ BATCH_RECORDS = 10_000
 def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
     """Return the file counts of a box of chunks if every chunk is done and no file was read; else None.
 
-    Returns None as well if a record has no file counts, as older versions wrote them: files may have been
-    read. The search ends at the first shard with a chunk that lacks no file, usually after one read of the
-    store.
+    Also returns None if a record of an older version has no file counts, because files may have been read.
+    The search ends at the first shard with a chunk that is not done or has all its files, usually after one
+    read of the store.
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))
@@ -39,7 +39,7 @@ def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCount
 def table_is_empty(log: ChunkLog) -> bool:
     """Return whether the records of a table show that files were expected, but none was read.
 
-    Returns False if the record of a done chunk has no file counts, as older versions wrote them.
+    Returns False if a done chunk's record, written by an older version, has no file counts.
     """
     counted = False
     for record in log.chunk_records():

@@ -39,9 +39,9 @@ def open_dataset_graph(dataset: Dataset, url: str | None = None) -> Graph:
 def open_source(dataset: Dataset) -> Source:
     """Open the segmentation and the graph of a data set.
 
-    The segmentation is read at the scale that the data set's entry names; by default, at the scale that the
-    graph was made of. Raises VolumeError if the segmentation cannot be opened, GraphError if the graph cannot
-    be read, and ConfigError if segmentation and graph contradict each other.
+    The segmentation is read at the scale that the data set's entry names; by default, at the scale from which
+    the graph was made. Raises VolumeError if the segmentation cannot be opened, GraphError if the graph
+    cannot be read, and ConfigError if segmentation and graph contradict each other.
     """
     graph = open_dataset_graph(dataset)
     try:

@@ -143,7 +143,7 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
         if create:
             return None
         raise TableNotFound(
-            f"data set {dataset.name!r}: table {store.name} is not in {store.url}: --create makes it"
+            f"data set {dataset.name!r}: table {store.name} is not in {store.url}: create it with --create"
         ) from error
 
 
@@ -159,7 +159,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
     if there is None:
         if asked is None and dataset.has_graph:
-            raise ConfigError(f"{where} has no timestamp: give --timestamp: expected {EXPECTED_TIME}")
+            raise ConfigError(f"{where} has no timestamp: expected --timestamp with {EXPECTED_TIME}")
         now = format_time(datetime.now(UTC).replace(microsecond=0))
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):

@@ -80,8 +80,8 @@ def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) ->
     """
     fields = sorted(field for group in _COMPUTE for field in group)
     if fields != sorted(FEATURES.names[1:]):  # type: ignore[index]
-        expected = f"expected exactly one for each of {FEATURES.names[1:]}"  # type: ignore[index]
-        raise RuntimeError(f"registered computations {fields}: {expected}")
+        expected = f"expected exactly one computation of each of {FEATURES.names[1:]}"  # type: ignore[index]
+        raise RuntimeError(f"computations are registered for {fields}: {expected}")
     moments = moved(compute_moments(runs, len(rows) + 1), frame.origin, np.array(runs.shape), frame.shape)
     measured = Measured(runs, moments, frame, nm)
     for group, compute in _COMPUTE.items():

@@ -45,14 +45,14 @@ class Depth(NamedTuple):
 
 
 class Depths(NamedTuple):
-    """A pass in 16 bits, and the same pass in 32 bits."""
+    """What a pass needs in 16-bit integers (``narrow``), and the same in 32-bit integers (``wide``)."""
 
     narrow: Depth
     wide: Depth
 
 
 class Thick(NamedTuple):
-    """Squared distances after the first pass in 32 bits, of strips in which some distances reach FAR."""
+    """32-bit squared distances after the first pass, for the strips in which some distances reach FAR."""
 
     places: np.ndarray
     """int32 (blocks, strips of a block), index of each strip in ``values``; -1 until the strip is needed."""

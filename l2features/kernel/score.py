@@ -21,7 +21,7 @@ from .spans import Spans
 
 
 class Placement(NamedTuple):
-    """Positions of labels, with axes in the order of the runs."""
+    """Centroids of the labels, and the geometry of the voxels; axes are in the order of the runs."""
 
     mean: np.ndarray
     """(n, 3) float64, centroid of each label in voxels."""

@@ -61,7 +61,10 @@ def _aligned(n: int, dtype: type) -> np.ndarray:
 
 @compiled
 def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: LineBuffers) -> None:
-    """Fill a block for the pass along axis 1: with labels, and squared distances along axis 0."""
+    """Fill a block for the pass along axis 1, with the labels and the squared distances along axis 0.
+
+    The block receives the voxels with index ``begin`` to ``begin + lines - 1`` along axis 2.
+    """
     n0, n1, _ = runs.shape
     for row in range(n1):
         place = row * block.pitch
@@ -72,7 +75,7 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Line
 
 @compiled
 def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
-    """Copy the results along axis 1 to ``squares``.
+    """Copy the results of a block that `spread_lines` filled to ``squares``.
 
     The lines are copied in order, because a vector may write beyond its line's end.
     """
@@ -86,7 +89,10 @@ def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: 
 
 @compiled
 def load_lines(runs: Runs, begin: int, lines: int, squares: Spans, block: LineBuffers) -> None:
-    """Fill a block for the pass along axis 2: with labels, and the squared distances of the previous pass."""
+    """Fill a block for the pass along axis 2, with the labels and the squared distances of the previous pass.
+
+    The block receives the voxels with index ``begin`` to ``begin + lines - 1`` along axis 1.
+    """
     n0, n1, n2 = runs.shape
     for row in range(n2):
         place = row * block.pitch
@@ -228,5 +234,5 @@ def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> b
 
 @compiled
 def reaches(block: LineBuffers, place: int, far: Any) -> bool:
-    """Return whether any result in a row of a strip is ``far``."""
+    """Return whether any of the LANES results from index ``place`` on, a row of a strip, is ``far``."""
     return bool(any_greater(load(block.out, place), splat(block.out, far - 1)))

@@ -96,7 +96,7 @@ class CommandSupervisor:
         self.signals += 1
 
     def start(self, name: str, argv: Sequence[str], more: Mapping[str, str]) -> Command:
-        """Start a command that runs until it is stopped."""
+        """Start a command that runs until it is stopped; ``more`` are additional environment variables."""
         command = self._command(name, argv, more)
         self.stages[-1].append(command)
         return command
@@ -106,7 +106,7 @@ class CommandSupervisor:
         self.stages.append([])
 
     def run(self, name: str, argv: Sequence[str], more: Mapping[str, str], seconds: float) -> None:
-        """Run a command until it exits.
+        """Run a command until it exits; ``more`` are additional environment variables.
 
         Raises Stopped after a signal, and Ended if the command fails or takes longer than ``seconds``.
         """

@@ -121,7 +121,7 @@ class NodeRequest:
         table_id: name of a graph's table or of a data set.
         ids: sorted, unique uint64, not yet checked; `check_ids` checks ids against a data set.
         l2cache_id: features table to update; None for all features tables of the graph.
-        refused: by reason, the values among the ids that are not uint64, as text.
+        refused: the values that are not uint64, as text, by reason.
     """
 
     table_id: str

@@ -80,7 +80,7 @@ class Malformed(ValueError):
 
 @dataclass
 class KeptResults:
-    """Cached results by root: ``arrays``; for results ``longer`` than requested, their number of items."""
+    """Cached results by root: ``arrays``; for results over the limit, the number of items (``longer``)."""
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     longer: dict[int, int] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class KeptRoots:
     """A cache for results of roots, in memory and in the features table. Thread-safe.
 
     Results in the table are always read. With ``write``, new results are also written there. A failed write
-    is only logged; the next write is tried `REST_S` seconds later or after that.
+    is only logged; the next write is tried no earlier than `REST_S` seconds later.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
@@ -106,7 +106,7 @@ class KeptRoots:
     ) -> KeptResults:
         """Return the cached results of roots; roots without a cached result are left out.
 
-        Of a result with more than ``most`` items, only the number of items is returned. ``bases`` are the
+        For a result with more than ``most`` items, only their number is returned. ``bases`` are the
         current bases of the roots (see `SUMMARY`); results with another basis are outdated and left out.
         Raises StoreError, and UnknownFormat for a cell that a newer l2features wrote.
         """

@@ -36,7 +36,7 @@ class KeptGraph:
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return a tuple: the L2 ids of roots, as `nodes` does; by root, L2 ids that are not cached yet."""
+        """Return a tuple: the L2 ids of roots; by root, those that are not cached yet. Caches nothing."""
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)

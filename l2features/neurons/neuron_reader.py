@@ -247,7 +247,8 @@ class NeuronReader:
     def kept(self, kind: ResultKind, root: int) -> bytes | None:
         """Return the bytes that `kept_bytes` cached for a root, without reading the root's L2 ids.
 
-        Returns None if no bytes are cached, if rows are being replaced, or if L2 ids of roots may change.
+        Returns None if no bytes are cached, if rows are being replaced, or without a graph, as segments may
+        get further L2 ids.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:

@@ -59,7 +59,7 @@ class ChunkScan:
 
 
 class PlaneNote(BaseModel):
-    """Stored form of a `Projection`: chunk counts by state and cell, and one failed chunk id per cell."""
+    """Stored form of a `Projection`: its ``counts`` and ``failed``, as nested lists."""
 
     counts: list[list[list[int]]]
     failed: list[list[int]]
@@ -81,7 +81,7 @@ class ScanNote(BaseModel):
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 
     def scan(self, geometry: Geometry) -> ChunkScan | None:
-        """Return the scan in the note; None if the note is malformed or of another grid."""
+        """Return the scan in the note; None if the note is malformed or belongs to another grid."""
         found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
         try:
             for name, plane in found.planes.items():
@@ -116,7 +116,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
 
 
 def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
-    """Return the scan in the table's note, of any age; None without a valid note. Raises StoreError."""
+    """Return the scan stored in the table, however old; None without a valid scan. Raises StoreError."""
     try:
         known = read_note(store, NOTE, ScanNote)
     except BadNote:

@@ -42,7 +42,7 @@ class PictureReader(NamedTuple):
         return Picture(body, answer.missing, lasting)
 
     def nodes_of_chunk(self, layer: NodeLayer, chunk: Chunk) -> Picture:
-        """Return the annotations of a chunk's nodes that are valid now, sorted by `annotations.hashes`."""
+        """Return the annotations of a chunk's currently valid nodes, sorted by the hash of the id."""
         reader, source = self.neurons.reader, self.neurons.source
         first = reader.geometry.chunk_id(chunk)
         names = tuple(name for name in NAMES if name in layer.attributes)

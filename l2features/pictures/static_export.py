@@ -56,7 +56,7 @@ class WantedExport:
 class WrittenPart(BaseModel):
     """A written part (shard) of an export: its file, if it has rows, and counts of the content.
 
-    ``largest`` is the number of nodes of the key that has most.
+    ``largest`` is the largest number of nodes of a key.
     """
 
     part: int

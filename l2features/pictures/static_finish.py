@@ -47,7 +47,7 @@ def finished_before(run: StaticExport) -> StaticManifest | None:
 
 
 def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
-    """Write the ``info`` files and the listings, then the manifest.
+    """Write the ``info`` files and the pages that list the folders, then the manifest.
 
     Raises VersionError if the indexes of a layer have different numbers of nodes, or a file is missing.
     """

@@ -124,7 +124,7 @@ def _taken(rows: np.ndarray, places: npt.NDArray[np.intp]) -> np.ndarray:
 
 
 class Shard(NamedTuple):
-    """The bytes of a shard, its number of keys, and the number of nodes of the key that has most."""
+    """The bytes of a shard, its number of keys, and the largest number of nodes of a key."""
 
     content: bytes
     keys: int

@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Limits for messages: of the first ``ranks`` subscriptions, and of a weight up to ``heaviest``."""
+    """Which messages may be taken: of the first ``ranks`` subscriptions, of a weight up to ``heaviest``."""
 
     ranks: int
     heaviest: float = math.inf

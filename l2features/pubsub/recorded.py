@@ -27,7 +27,7 @@ def find_messages(path: Path) -> list[Path]:
         payload = path.with_suffix(PAYLOAD_SUFFIX)
         files = [payload if path.suffix == SUFFIX and payload.is_file() else path]
     if not files or not files[0].is_file():
-        raise ConfigError(f"messages {path}: expected a folder of NAME.bin and NAME.json, or such a file")
+        raise ConfigError(f"messages {path}: expected a file NAME.bin or NAME.json, or a folder of these")
     return files
 
 

@@ -173,7 +173,7 @@ class ChunkLog(Protocol):
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
-        """Set the number of attempts at these tasks on a chunk to 0."""
+        """Set the number of attempts at each task in ``works`` on a chunk to 0."""
 
 
 class RootCells(Protocol):

@@ -70,7 +70,7 @@ class ChunkTotals:
             self.failed.append((chunk_id, reason))
 
     def add_files(self, files: FileCounts, saturated: Mapping[str, int], chunks: int = 1) -> None:
-        """Add counts of files and of saturated nodes for ``chunks`` done chunks, each of which has these."""
+        """Add one done chunk's counts of files and of saturated nodes, ``chunks`` times."""
         if any(files):
             self.files = self.files.plus(FileCounts(*(count * chunks for count in files)))
         self.uncounted += chunks * (not files.expected)

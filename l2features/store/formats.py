@@ -66,14 +66,14 @@ def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
 
 
 def chunk_content(record: ChunkRecord) -> dict[str, Any]:
-    """Return a record's content without chunk, state and time; `chunk_record` is the inverse."""
+    """Return a record's fields other than chunk, state and time, for JSON; `chunk_record` reads them."""
     files = record.files._asdict() if any(record.files) else {}
     content = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
     return {**content, "files": files, "saturated": dict(record.saturated)}
 
 
 def chunk_text(record: ChunkRecord) -> str:
-    """Return `chunk_content` with the format, as JSON."""
+    """Return a record's fields other than chunk, state and time, with their format, as JSON."""
     return json.dumps({"format": CHUNK_FORMAT, **chunk_content(record)}, separators=(",", ":"))
 
 

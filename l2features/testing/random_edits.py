@@ -20,7 +20,10 @@ STEP_MS = 1_000
 
 
 def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Edit]:
-    """Yield edits forever, one second apart; each edit continues from the graph after the previous edit."""
+    """Yield edits forever, one second apart, beginning one second after ``after_ms`` (since 1970).
+
+    Each edit starts from the graph that the previous edit made.
+    """
     random = np.random.default_rng(seed)
     chunks = graph.chunk_ids
     hot = random.permutation(chunks)[:HOT_CHUNKS]

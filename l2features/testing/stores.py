@@ -37,7 +37,7 @@ counter = itertools.count()
 def features_of(ids: Any, seed: int = 1) -> np.ndarray:
     """Return rows of random values.
 
-    Every third row lacks optional attributes, every seventh has the mark "could not compute".
+    Every third row lacks optional attributes. Every seventh is marked as a row that could not be computed.
     """
     rng = np.random.default_rng(seed)
     rows = np.zeros(len(ids), dtype=FEATURES)

@@ -110,7 +110,7 @@ class UpdaterProcess:
             raise RuntimeError(f"the updater ended with status {status}:\n{log}")
 
     def stop(self) -> int | None:
-        """Stop the updater like an operator, and return its exit status; kill processes that remain."""
+        """Stop the updater with SIGTERM, and return its exit status; kill processes that remain."""
         if self.process.poll() is None:
             processes = self.processes
             self.process.send_signal(signal.SIGTERM)

@@ -86,7 +86,7 @@ class VersionWriter:
         retired: Any = (),
         time: datetime = TIME,
     ) -> Manifest:
-        """Write a version of these nodes; with ``base``, it also has that version's roots but ``retired``."""
+        """Write a version of these nodes and, with ``base``, of that version's roots except ``retired``."""
         by_root = nodes.sorted_by(nodes.rows.ids, nodes.roots)
         by_node = nodes.sorted_by(nodes.rows.ids)
         files = self._layout(number, "by_root", self._nodes(by_root))

@@ -88,14 +88,14 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
         else:
             reports.setdefault(entry.part, entry)
     if opened is None or not opened.parts <= reports.keys():
-        found = f"{len(reports)} parts" if opened is None else f"{len(reports)} of {len(opened.parts)} parts"
-        raise ValueError(f"a message cannot be settled: only {found} are reported")
+        found = f"{len(reports)} of {len(opened.parts)} parts" if opened else f"{len(reports)} parts only"
+        raise ValueError(f"a message cannot be settled: expected the message and all its parts, got {found}")
     outcomes = [*opened.outcomes, *(o for part in sorted(opened.parts) for o in reports[part].outcomes)]
     return opened, settle(outcomes, opened.delivery.last, opened.delivery.overdue)
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """For each part of a message that has no report, return a report that refuses the part."""
+    """Return a report of refusal for each part of a message that has no report."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)

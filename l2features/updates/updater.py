@@ -56,8 +56,8 @@ class Update:
     Attributes:
         recompute: also compute and write nodes whose rows exist.
         attempts: maximum attempts at a call, with exponential backoff from ``pause_s`` seconds.
-        repeat_s: age of messages, in seconds, up to which a transient error is raised after the last attempt,
-            so that the runner repeats the call. All other errors become outcomes.
+        repeat_s: if a message is younger than this, in seconds, a transient error is raised after the last
+            attempt, so that the runner repeats the call. All other errors become outcomes.
         counted: count attempts in the store, and give up messages that kill or hang their process.
         geometries: result of `read_geometries`.
     """

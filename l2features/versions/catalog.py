@@ -84,9 +84,7 @@ class Catalog:
         """Return the number of the newest version. Raises VersionNotFound if the folder has no version."""
         numbers = self.numbers()
         if not numbers:
-            raise VersionNotFound(
-                f"no version is in {self.folder.url}: make a version with `l2features materialize`"
-            )
+            raise VersionNotFound(f"{self.folder.url} has no version: make one with `l2features materialize`")
         return numbers[-1]
 
     def reader(self, number: int | None = None) -> VersionReader:
@@ -118,7 +116,7 @@ class Catalog:
             return read(fresh)
 
     def list(self) -> list[VersionSummary]:
-        """Return a summary of each version, in order; of an unreadable version, its number and problem."""
+        """Return a summary of each version, in order; for an unreadable one, only its number and problem."""
         return [self._summary(number) for number in self.numbers()]
 
     def _summary(self, number: int) -> VersionSummary:

@@ -141,7 +141,7 @@ class Folder:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:
-        """Yield a binary stream to a file, which appears or is replaced only at the end of the block."""
+        """Yield a binary stream to a file. The file appears, or is replaced, only at the end of the block."""
         local = self.local
         with self._errors("write", path):
             if local is None:

@@ -107,8 +107,9 @@ class WantedVersion:
 
 
 def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
-    """Return the version to make, and write its plan; ``choose_box`` returns the chunks of a given grid.
+    """Return the version to make, and write its plan.
 
+    ``choose_box`` returns the chunks to include, given the grid's shape.
     Raises ConfigError, GraphError, StoreError or VersionError before any row is read.
     """
     dataset, folder = wanted.dataset, Folder(wanted.output)

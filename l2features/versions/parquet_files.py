@@ -122,7 +122,7 @@ class ParquetFiles:
             metadata = parquet.metadata
         if metadata.num_rows != file.rows:
             raise DamagedVersion(
-                file.path, f"has {metadata.num_rows} rows, expected {file.rows} by its manifest"
+                file.path, f"has {metadata.num_rows} rows, expected {file.rows} as in the manifest"
             )
         names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         key = KEYS[file.layout]

@@ -136,7 +136,7 @@ class PartitionWriter:
             return done.written(digest % (1 << 64))
 
     def retired(self, roots: Ids) -> VersionFile:
-        """Write the file of retired roots, whose rows in files of older versions are not in this version."""
+        """Write the file of retired roots. Their rows in older files do not belong to this version."""
         path = f"{folder_name(self.number)}/{RETIRED}.parquet"
         with ExitStack() as stack:
             file = OpenFile(self.folder, path, RETIRED, stack, self.sizes.group_rows)

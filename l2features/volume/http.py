@@ -75,7 +75,7 @@ def _judge(request: Request, answer: requests.Response) -> FileBytes:
 
 
 def check_reachable(url: str) -> None:
-    """Raise StorageError if a web server's host, or its proxy, accepts no connection within seconds.
+    """Raise StorageError unless a web server, or the proxy on the way to it, accepts a connection in time.
 
     URLs that do not lead to a web server are not checked.
     """

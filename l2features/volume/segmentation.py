@@ -38,7 +38,7 @@ class Slab(NamedTuple):
 
 
 class File(NamedTuple):
-    """A decoded file: its index in the grid, its labels (None if missing or empty), and its counts."""
+    """A decoded file: its index in the grid, its labels (None if missing or empty), and its `FileCounts`."""
 
     cell: Any
     part: Labels | None

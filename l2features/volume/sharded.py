@@ -106,7 +106,7 @@ class ShardedBlocks:
             most = self.encoding.most_bytes(self.grid.step)
             if size > most:
                 raise StorageError(
-                    f"file {name}: block {code} has {size} bytes by the index, expected at most {most}"
+                    f"file {name}: block {code} has {size} bytes in the index, expected at most {most}"
                 )
             if size == 0:
                 yield i, Block(cells[i], f"{name}, block {code}", FileBytes(b""))

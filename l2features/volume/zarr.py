@@ -172,7 +172,8 @@ def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
         elif name in _CODECS_3:
             codecs.append(name)
         else:
-            raise ValueError(f"codec is {name!r}, expected bytes, transpose, {', '.join(sorted(_CODECS_3))}")
+            codecs_3 = ", ".join(["bytes", "transpose", *sorted(_CODECS_3)])
+            raise ValueError(f"codec is {name!r}, expected one of {codecs_3}")
     keys = meta.get("chunk_key_encoding", {"name": "default"})
     is_default = keys.get("name") == "default"
     separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")

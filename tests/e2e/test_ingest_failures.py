@@ -125,6 +125,16 @@ def test_stopping_is_clean(slow_sample: Path, stop: signal.Signals) -> None:
     assert f"{done_chunks(slow_sample)} of {N_MANY} chunks done" in out
 
 
+def test_stopping_is_clean_on_a_beam_runner(slow_sample: Path) -> None:
+    job = start(slow_sample, "--create", "--runner=DirectRunner")
+    wait_until(lambda: done_chunks(slow_sample) >= 2)
+    os.kill(job.pid, signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "stopped: run the command again to continue" in err
+    assert "Traceback" not in err
+
+
 def test_a_worker_whose_supervisor_is_gone_ends(slow_sample: Path) -> None:
     job = start(slow_sample, "--create")
     wait_until(lambda: done_chunks(slow_sample) >= 5)

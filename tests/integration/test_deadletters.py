@@ -171,5 +171,5 @@ def test_recorded_messages(tmp_path: Path) -> None:
     assert found[b"payload"][1:5] == (b"payload", {"table_id": "t"}, 0, True)
     assert found[LETTER.data][1:5] == (LETTER.data, LETTER.attributes, 2, True)
     assert find_messages(tmp_path / "b.json") == find_messages(tmp_path / "b.bin") == [tmp_path / "b.bin"]
-    with pytest.raises(ConfigError, match="expected a folder of"):
+    with pytest.raises(ConfigError, match=r"expected a file NAME.bin or NAME.json, or a folder of these"):
         find_messages(tmp_path / "c.bin")

@@ -137,7 +137,7 @@ def test_a_wrong_graph(recordings: Recordings, tmp_path: Path, table: str) -> No
         + "problem  bits: the graph's ids have 8 bits for the layer and 2 per axis for the chunk: "
         "with these, 32 of 47 sampled rows lie outside its grid of 3x2x2: 144115188142964737 "
         "144115188142964738 144115188142964739 …\n"
-        "         fix: name the graph that the rows were made of in the data sets file, or use another "
+        "         fix: in the data sets file, name the graph from which the rows were made, or use another "
         "table\n" + (COVERAGE + QUEUES) + "skipped  rows: not run, since these checks did not pass: bits\n"
     )
     assert ran.exit_code == 1

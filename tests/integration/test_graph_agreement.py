@@ -82,7 +82,9 @@ def test_a_scale_that_the_segmentation_does_not_have(emulator: Emulator, layer: 
 
 @pytest.mark.parametrize("keys", [{"mip": 0}, {"scale": [8, 8, 40]}])
 def test_another_scale_than_the_graphs(emulator: Emulator, layer: Path, keys: dict[str, Any]) -> None:
-    message = r"mip 0 of precomputed://\S+ is read, but bigtable://\S+ was made of mip 1: leave out 'mip' and"
+    message = (
+        r"mip 0 of precomputed://\S+ is read, but bigtable://\S+ was made from mip 1: leave out 'mip' and"
+    )
     refused(dataset_of(layer, meta_table(mip=1), **keys), message)
 
 
@@ -204,7 +206,7 @@ def test_another_layer_than_the_graphs(emulator: Emulator, layer: Path, tmp_path
     (tmp_path / "link").symlink_to(layer)
     graph = meta_table(f"file://{layer}/")
     refused(
-        dataset_of(copy, graph), rf"file://{copy} is read, but bigtable://\S+ was made of file://{layer}/"
+        dataset_of(copy, graph), rf"file://{copy} is read, but bigtable://\S+ was made from file://{layer}/"
     )
     assert open_volume(dataset_of(copy, graph, watershed=f"file://{layer}")).mip == 0
     assert open_volume(dataset_of(tmp_path / "link", graph)).mip == 0

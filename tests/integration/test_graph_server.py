@@ -166,7 +166,7 @@ def test_a_server_and_a_table_that_contradict_each_other(
     other = meta_table(mip=1)
     refuses(
         served.dataset(lambda info: info, tmp_path, graph=other),
-        r"mip 0 of graphene://\S+ is read, but bigtable://\S+ was made of mip 1",
+        r"mip 0 of graphene://\S+ is read, but bigtable://\S+ was made from mip 1",
     )
 
 

@@ -160,7 +160,7 @@ def test_a_transient_error_makes_no_dead_letter(config: Path, recordings: Record
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        (["--messages", "no/such/folder"], 2, "error: messages no/such/folder: expected a folder"),
+        (["--messages", "no/such/folder"], 2, "error: messages no/such/folder: expected a file NAME.bin"),
         (["--attempts", "0"], 2, "--attempts 0: expected 1 or more"),
         (["--dead_letters", "projects/p/topics/x"], 2, "expected projects/PROJECT/topics/NAME"),
         (["--nonsense"], 2, "unknown option --nonsense"),

@@ -217,24 +217,24 @@ def test_the_defaults_in_the_docs() -> None:
         assert documented.pop(row).startswith(f"{default}{unit}, ")
     bounds = {job: environment["maxWorkers"] for job, environment in of_launch.items()}
     assert {job: int(bound) for bound, job in re.findall(r"(\d+) \((\w+)\)", documented["workers"])} == bounds
-    assert documented.pop("workers").startswith("by throughput, up to ")
+    assert documented.pop("workers").startswith("scaled by throughput, up to ")
     assert {environment["autoscalingAlgorithm"] for environment in of_launch.values()} == {
         "AUTOSCALING_ALGORITHM_BASIC"
     }
     assert documented.pop("network").startswith("private addresses: ")
     assert {environment["ipConfiguration"] for environment in of_launch.values()} == {"WORKER_IP_PRIVATE"}
-    assert documented.pop("account").startswith("that of the spec, ")
+    assert documented.pop("account").startswith("the account in the spec, ")
     of_run = {label.removeprefix("--labels=").partition("=")[0] for label in labels("ingest", "minnie")}
     assert {label.partition("=")[0] for label in re.findall("`([^`]+)`", documented["labels"])} == of_run
     assert documented.pop("labels").startswith("`application=l2features`, ")
     for job, environment in of_launch.items():
         assert environment["additionalUserLabels"] == {"application": "l2features", "l2features-job": job}
-    assert documented.pop("streaming").startswith("Streaming Engine, at least once: ")
+    assert documented.pop("streaming").startswith("Streaming Engine in at-least-once mode: ")
     assert [job for job in JOBS if of_launch[job].get("enableStreamingEngine")] == ["update"]
     assert specs["update"]["metadata"]["defaultStreamingMode"] == "AT_LEAST_ONCE"
     flags = dict(flag.split("=") for flag in DEFAULTS if "=" in flag)
     minutes = flags["--element_processing_timeout_minutes"]
-    hangs = f"on one chunk for {minutes} minutes, or on one batch of messages for {HANGS_MIN}, "
+    hangs = f"on one chunk for {minutes} minutes, or on one batch of messages for {HANGS_MIN} minutes, "
     assert hangs in documented.pop("hangs")
     assert not documented
 

@@ -117,7 +117,7 @@ def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     other = config_of(tmp_path / "other", str(tmp_path / "none"))
     assert done("versions", "list", DATASET, "--config", other) == "no version yet\n"
-    assert "no version is in" in run("query", DATASET, "SELECT 1", "--config", other).stderr
+    assert "has no version: make one" in run("query", DATASET, "SELECT 1", "--config", other).stderr
 
 
 # ------------------------------------------------------------------ verify, diff, delete

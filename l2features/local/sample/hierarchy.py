@@ -37,7 +37,7 @@ def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
 
 
 def nodes_of(children: Mapping[int, Ids], supervoxels: Ids) -> Ids:
-    """Return the node of each supervoxel, (n,), given the supervoxels of each node; 0 if it is in no node."""
+    """Return the node of each supervoxel, (n,), or 0; ``children`` maps each node to its supervoxels."""
     nodes = np.repeat(as_ids(children), [len(own) for own in children.values()])
     return owners_of(np.concatenate([as_ids([]), *children.values()]), nodes, supervoxels)
 

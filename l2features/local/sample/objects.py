@@ -29,14 +29,14 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Return the groups of a node's supervoxels that the object's other nodes connect.
+    """Divide a node's supervoxels into groups: a group is connected through the object's other nodes.
 
-    The groups are sorted by the number of nodes and supervoxels that are connected, largest first.
+    The largest group comes first, counting its supervoxels and the nodes that connect them.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.
-        others: the supervoxels of the object's other nodes.
-        edges: cross-chunk edges of all these supervoxels, (m, 2).
+        others: maps each other node of the object to its supervoxels.
+        edges: the cross-chunk edges of the object as pairs of supervoxels, (m, 2).
     """
     alone = {supervoxel: as_ids([supervoxel]) for supervoxel in supervoxels.tolist()}
     vertices = as_ids(sorted([*alone, *others]))

@@ -236,8 +236,8 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of these attributes in rows of nodes.
 
-    For all attributes, the filter does not name the family, for which Bigtable's emulator would take a
-    seventh longer. Rows of nodes have a single family, and the decoder would skip others.
+    For all attributes, the filter does not name the family: Bigtable's emulator would take a seventh longer.
+    Rows of nodes have a single family, and the decoder would skip others.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 

@@ -61,7 +61,7 @@ def _range(part: Any) -> RowRange:
 
 
 def decode(rows: Sequence[Row], columns: Columns) -> Decoded:
-    """Return rows as arrays, as `decoded.decode` does; of several versions of a cell, take only the first.
+    """Return the rows of Google's client as arrays; of several versions of a cell, take only the first.
 
     Raises BadAnswer for a cell of the wrong length.
     """
@@ -87,7 +87,7 @@ def decode(rows: Sequence[Row], columns: Columns) -> Decoded:
 
 
 def decode_cells(rows: Sequence[Row], prefix: bytes = b"") -> AnyCells:
-    """Return all cells of rows, as `decoded.decode_cells` does; ``prefix`` precedes the id in a row key."""
+    """Return all cells in the rows of Google's client; ``prefix`` precedes the id in a row key."""
     known, part = _with_ids(rows, prefix)
     cells = [(node, cell) for node, row in known for cell in row.cells]
     return AnyCells(

@@ -37,7 +37,7 @@ Places = npt.NDArray[np.int64]
 
 
 class Table(NamedTuple):
-    """`row_arrays.Columns` as arrays.
+    """The columns to decode (`row_arrays.Columns`), as arrays for compiled code.
 
     Attributes:
         places: (columns, 4) offset and size in a record, whether the column is optional, length of its name.

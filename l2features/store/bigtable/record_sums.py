@@ -91,6 +91,6 @@ def _record(end: bytes, where: str) -> ChunkRecord:
     """
     content = json.loads(b'{"reason":' + end)
     if tuple(content) != _REST:
-        raise ValueError(f"{tuple(content)}: expected {_REST}")
+        raise ValueError(f"a chunk record ends with the keys {tuple(content)}, expected {_REST}")
     numbers = dict.fromkeys(("nodes", "orphans"), 0)
     return formats.chunk_record(0, DONE, lambda: (datetime.fromtimestamp(0, UTC), numbers | content), where)

@@ -23,12 +23,12 @@ NO_COUNTS = "{}\t{}"
 class Page(NamedTuple):
     """The sums of a page of records.
 
-    A line has two JSON objects of a chunk, with a tab between them: its counts of files, and of saturated
-    nodes.
+    A line is the text of a chunk's counts: a JSON object for the files, a tab, and a JSON object for the
+    saturated nodes.
 
     Attributes:
         last: key of the last record in the page; None for an empty page.
-        alike: number of done chunks that have the line that was passed to `read_page`.
+        alike: number of done chunks with the line that `read_page` received.
         others: lines of the other done chunks, separated by line feeds.
     """
 
@@ -42,7 +42,7 @@ class Page(NamedTuple):
     def add_to(self, totals: ChunkTotals, line: str) -> str:
         """Add the sums to the totals; return the page's most frequent line.
 
-        ``line`` is the line that was passed to `read_page`. Raises ValueError for a malformed line.
+        ``line`` is the line that `read_page` received. Raises ValueError for a malformed line.
         """
         totals.done += self.done
         totals.nodes += self.nodes

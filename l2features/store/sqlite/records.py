@@ -107,7 +107,7 @@ def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
 
 
 def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
-    """Return the rows in the same order; attributes that a record's dtype lacks are absent.
+    """Return the rows in the same order; attributes that a record lacks are absent.
 
     Raises ValueError for a record whose length no dtype in ``formats`` has.
     """
@@ -123,7 +123,7 @@ def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
 
 
 def decode_joined(joined: bytes, size: int, formats: Formats) -> Rows:
-    """Return the rows of joined records of ``size`` bytes each; attributes that their dtype lacks are absent.
+    """Return the rows of joined records of ``size`` bytes each; attributes that the records lack are absent.
 
     Raises ValueError if no dtype in ``formats`` has this size.
     """

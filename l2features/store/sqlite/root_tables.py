@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS "{name}.segments" (
 def read_roots(
     db: sqlite3.Connection, name: str, roots: Ids, names: Sequence[str], where: str
 ) -> dict[int, dict[str, bytes]]:
-    """Return values of cells by root and name. Raises UnknownFormat for a newer format."""
+    """Return values of cells by root and name. Raises UnknownFormat, naming ``where``, for a newer format."""
     found: dict[int, dict[str, bytes]] = {}
     if exists(db, f"{name}.roots"):
         query = (
