@@ -135,17 +135,25 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
         units=math.prod(block_grid(box, BLOCK)),
     )
     units = Units(dataset, geometry, time, plan)
-    plan = _interrupted(folder, plan) or begin(
+    plan = _interrupted(folder, plan, wanted.base == LATEST) or begin(
         folder, plan, lambda new: divided(replace(units, plan=_changed(folder, units, new)))
     )
     return Materialization(replace(units, plan=plan), wanted.output, delta=wanted.delta)
 
 
-def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
-    """Return the newest version's plan if it makes the wanted version and its job was killed in clean-up."""
+def _interrupted(folder: Folder, wanted: Plan, latest: bool) -> Plan | None:
+    """Return the newest version's plan if it makes the wanted version and its job was killed in clean-up.
+
+    ``latest`` tells that the base was to be the newest version: then the plan may have any base, because the
+    newest version was another one when the job began.
+    """
     number = wanted.number - 1
     plan = read_plan(folder, number) if number else None
-    if plan is None or not plan.same_work(wanted) or not leftovers(folder, read_manifest(folder, number)):
+    if plan is None:
+        return None
+    if latest:
+        wanted = wanted.model_copy(update={"base": plan.base})
+    if not plan.same_work(wanted) or not leftovers(folder, read_manifest(folder, number)):
         return None
     return plan
 

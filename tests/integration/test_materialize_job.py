@@ -229,6 +229,20 @@ def test_of_two_jobs_at_once_one_wins(v2: Path, tmp_path: Path) -> None:
     assert made(v2, tmp_path, T0).number == 2
 
 
+def test_the_latest_version_is_the_base(v2: Path, tmp_path: Path) -> None:
+    latest = ("--base", "latest")
+    assert made(v2, tmp_path, T0, *latest).base is None
+    assert made(v2, tmp_path, T0 + 1, *latest).base == 1
+    before = files_of(tmp_path)
+    (tmp_path / "000002" / "work").mkdir()  # as left by a job that is killed after its manifest
+    assert made(v2, tmp_path, T0 + 1, *latest).number == 2
+    assert files_of(tmp_path) == before
+    assert not (tmp_path / "000002" / "work").exists()
+    again = run_materialize(v2, tmp_path, T0 + 1, *latest)
+    assert again.returncode == 2
+    assert "error: --base 2 has timestamp 2026-11-21T00:27:44.001Z: expected a version older" in again.stderr
+
+
 def test_one_that_finishes_first_keeps_its_manifest(
     v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
