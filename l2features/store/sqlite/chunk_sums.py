@@ -89,19 +89,20 @@ def add_failed(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
 def add_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
     """Add the time of the newest done chunk, and the chunks done in ``totals.window``, by second.
 
-    One query per second reads the index in order; SQLite would sort all chunks for GROUP BY.
+    Two queries per second with chunks read the index in order; SQLite would sort all chunks for GROUP BY.
     """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((time,),) = db.execute(f"SELECT MAX(time) {chunks}")
     if time is None:
         return
-    newest = datetime.fromisoformat(time)
-    totals.add_newest(newest)
-    sums = f"SELECT COUNT(*), SUM(nodes) {chunks} AND time >= ? AND time < ?"
-    for second in range(totals.oldest_second, second_of(newest) + 1):
-        ((count, nodes),) = db.execute(sums, (_text(second), _text(second + 1)))
-        if count:
-            totals.add_recent(second, Work(count, nodes))
+    totals.add_newest(datetime.fromisoformat(time))
+    first, sums = f"SELECT MIN(time) {chunks} AND time >= ?", f"SELECT COUNT(*), SUM(nodes) {chunks}"
+    ((time,),) = db.execute(first, (_text(totals.oldest_second),))
+    while time is not None:
+        second = second_of(datetime.fromisoformat(time))
+        ((count, nodes),) = db.execute(f"{sums} AND time >= ? AND time < ?", (time, _text(second + 1)))
+        totals.add_recent(second, Work(count, nodes))
+        ((time,),) = db.execute(first, (_text(second + 1),))
 
 
 def _text(second: int) -> str:
