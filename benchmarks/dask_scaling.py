@@ -43,7 +43,7 @@ def measure(ingest: Ingest, cluster: DaskCluster) -> float:
         box = centre_box(ingest.geometry.grid) if warm else ingest.box
         summary = Summary()
         run = JobRun(chunk_job(replace(ingest, box=box)), DaskWorkers(cluster.address), summary.add)
-        with tqdm(total=len(box), unit="chunk", desc="warm-up" if warm else None, leave=False) as bar:
+        with tqdm(total=len(box), unit="chunk", desc="warm-up" if warm else None, leave=False, disable=None) as bar:
             progress = run.run(bar.update)
         if summary.done != len(box):
             raise RuntimeError(f"{summary.done} of {len(box)} chunks done: expected all")
@@ -65,7 +65,7 @@ def main() -> int:
     console = begin()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary).resolve()
-        with tqdm(total=math.prod(args.grid), unit="chunk", desc="sample", leave=False) as bar:
+        with tqdm(total=math.prod(args.grid), unit="chunk", desc="sample", leave=False, disable=None) as bar:
             make_sample(folder / "sample", Sample(args.grid, args.chunk_size), bar.update)
         dataset = load_dataset(NAME, folder / "sample" / "datasets.yml")
         seconds: dict[int, list[float]] = {workers: [] for workers in WORKERS}
