@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel, Field
 
 from ..store.base import TableNotes
-from ..store.chunk_totals import Work, second_of
+from ..store.chunk_totals import Work, interval_of, start_of
 from ..store.notes import Time, put_note, read_note
 
 RATE_WINDOW = timedelta(minutes=10)
@@ -52,22 +52,19 @@ def rates(
     Returns None if the records span too short a time.
 
     Args:
-        recent: maps seconds since 1970 to the work recorded in each, for the ten minutes up to ``newest``.
+        recent: `ChunkTotals.recent` of a window of ten minutes that ends with ``newest``.
         newest: time of the newest record; None without records.
         started: when the latest run began.
     """
     if newest is None:
         return None
-    if started is None or started >= newest:  # no run is known, or the latest one has recorded nothing yet
-        begin, shortest, first = float(min(recent)), SHORTEST_SPAN, min(recent) + 1
-    elif newest - started < RATE_WINDOW:
-        begin, shortest, first = started.timestamp(), SHORTEST_WINDOW, second_of(started)
-    else:
-        begin = (newest - RATE_WINDOW).timestamp()
-        shortest, first = SHORTEST_WINDOW, second_of(newest - RATE_WINDOW) + 1
-    seconds = newest.timestamp() - begin
-    if seconds < shortest.total_seconds():
+    if started is not None and started < newest:
+        begin, shortest = max(started, newest - RATE_WINDOW), SHORTEST_WINDOW
+    else:  # no run is known, or the latest one has recorded nothing yet
+        begin, shortest = start_of(min(recent)), SHORTEST_SPAN
+    if newest - begin < shortest:
         return None
-    counted = [work for second, work in recent.items() if second >= first]
+    seconds, first = (newest - begin).total_seconds(), interval_of(begin)
+    counted = [work for interval, work in recent.items() if interval > first]
     chunks, nodes = sum(work.chunks for work in counted), sum(work.nodes for work in counted)
     return round(chunks / seconds * 60, 2), round(nodes / seconds, 2)

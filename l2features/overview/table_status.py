@@ -68,7 +68,7 @@ def read_progress(
 ) -> TableStatus:
     """Return the status from these chunk records, without updates and audit.
 
-    In memory, only sums by second of the last ten minutes and the reasons of ``most_failed`` chunks are kept.
+    Keeps only sums over intervals of the last ten minutes, and the reasons of ``most_failed`` chunks.
     """
     return _status(store, geometry, totals_of(records, RATE_WINDOW, most_failed))
 

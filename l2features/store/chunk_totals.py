@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.chunks import NO_FILES, FileCounts
 
 if TYPE_CHECKING:
     from .base import ChunkRecord
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+INTERVAL = timedelta(milliseconds=100)
+"""Recent chunks are summed over intervals of this length, so that memory does not grow with their number."""
 
 
 class Work(NamedTuple):
@@ -34,7 +38,7 @@ class ChunkTotals:
         n_failed: number of failed chunks.
         failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
-        recent: by second since 1970, the `Work` done in the ``window`` that ends with ``newest``.
+        recent: the `Work` done in the ``window`` that ends with ``newest``, by `interval_of` its time.
     """
 
     window: timedelta
@@ -61,7 +65,7 @@ class ChunkTotals:
         self.orphans += record.orphans
         self.add_files(record.files, record.saturated)
         self.add_newest(record.time)
-        self.add_recent(second_of(record.time), Work(1, record.nodes))
+        self.add_recent(interval_of(record.time), Work(1, record.nodes))
 
     def add_failed(self, chunk_id: int, reason: str) -> None:
         """Count a failed chunk. The first ``most_failed`` chunks are also stored with their reasons."""
@@ -82,32 +86,37 @@ class ChunkTotals:
         """Set ``newest`` to the time of a done chunk if this time is later."""
         self.newest = max(time, self.newest or time)
 
-    def add_recent(self, second: int, work: Work) -> None:
-        """Add the chunks done in a second, unless the second is before the window.
+    def add_recent(self, interval: int, work: Work) -> None:
+        """Add the chunks done in an interval, unless the interval is before the window.
 
-        A later ``newest`` moves the window; `drop_old` then drops the seconds before it.
+        A later ``newest`` moves the window; `drop_old` then drops the intervals before it.
         """
-        if second < self.oldest_second:
+        if interval < self.oldest_interval:
             return
-        chunks, nodes = self.recent.get(second, (0, 0))
-        self.recent[second] = Work(chunks + work.chunks, nodes + work.nodes)
-        if len(self.recent) > 2 * (self.window.total_seconds() + 1):
+        chunks, nodes = self.recent.get(interval, (0, 0))
+        self.recent[interval] = Work(chunks + work.chunks, nodes + work.nodes)
+        if len(self.recent) > 2 * (self.window // INTERVAL + 1):
             self.drop_old()
 
     def drop_old(self) -> None:
-        """Drop the seconds in ``recent`` that are before the window."""
-        oldest = self.oldest_second
-        self.recent = {second: work for second, work in self.recent.items() if second >= oldest}
+        """Drop the intervals in ``recent`` that are before the window."""
+        oldest = self.oldest_interval
+        self.recent = {interval: work for interval, work in self.recent.items() if interval >= oldest}
 
     @property
-    def oldest_second(self) -> int:
-        """The first second of the window, since 1970; 0 without a done chunk."""
-        return second_of(self.newest) - int(self.window.total_seconds()) if self.newest else 0
+    def oldest_interval(self) -> int:
+        """The first interval of the window; 0 without a done chunk."""
+        return interval_of(self.newest) - self.window // INTERVAL if self.newest else 0
 
 
-def second_of(time: datetime) -> int:
-    """Return the second in which a time falls, since 1970."""
-    return math.floor(time.timestamp())
+def interval_of(time: datetime) -> int:
+    """Return the number of whole intervals of length `INTERVAL` from 1970 to a time."""
+    return (time - EPOCH) // INTERVAL
+
+
+def start_of(interval: int) -> datetime:
+    """Return the time at which an interval starts, in UTC; see `interval_of`."""
+    return EPOCH + interval * INTERVAL
 
 
 def totals_of(records: Iterable[ChunkRecord], window: timedelta, most_failed: int) -> ChunkTotals:

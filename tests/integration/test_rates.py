@@ -33,9 +33,10 @@ def test_a_burst_is_measured_from_the_start_of_its_run() -> None:
     assert rates_of(burst(77), NOW - 20 * SECOND) == (231.0, 38.5)
 
 
-def test_chunks_of_the_second_in_which_a_run_began_count() -> None:
-    started = NOW - 1.25 * SECOND
-    assert rates_of([(started + 0.1 * SECOND, 30), (NOW, 20)], started) == (96.0, 40.0)
+def test_chunks_that_others_record_while_a_run_begins_do_not_count() -> None:
+    started = NOW - 2.05 * SECOND
+    others = [(started + 0.01 * SECOND, 100)] * 5_000
+    assert rates_of([*others, (started + 0.2 * SECOND, 31), (NOW, 10)], started) == (58.54, 20.0)
 
 
 def test_only_the_last_ten_minutes_of_a_long_run_count() -> None:
@@ -61,14 +62,22 @@ def test_less_than_a_second_is_too_little() -> None:
     assert rates_of(burst(5), NOW - SECOND * 0.7) is None
 
 
-def test_memory_does_not_grow_with_the_records() -> None:
-    """A year of records, in any order, leaves at most the window's seconds."""
+def test_a_burst_at_the_start_of_an_unknown_run() -> None:
+    """Only the chunks of its first tenth of a second do not count: they took time before it."""
+    spread = [(NOW - 61 * SECOND + SECOND * i / 1_000, 1) for i in range(1_000)]
+    assert rates_of([*spread, (NOW, 1)], None) == (886.23, 14.77)
+
+
+@pytest.mark.parametrize("step", [1, -1, 7_919])
+def test_memory_does_not_grow_with_the_records(step: int) -> None:
+    """Half an hour of records, in any order, leaves at most two windows."""
     totals = ChunkTotals(RATE_WINDOW, 0)
-    for i in range(20_000):
-        totals.add(ChunkRecord(1, DONE, NOW - SECOND * (i * 7919 % 20_000) * 1_500, 10))
-        assert len(totals.recent) <= 2 * 601
+    for i in range(18_000):
+        totals.add(ChunkRecord(1, DONE, NOW + SECOND / 10 * (i * step % 18_000), 10))
+        assert len(totals.recent) <= 2 * 6_001
     totals.drop_old()
-    assert totals.recent == {int(NOW.timestamp()): Work(1, 10)}
+    assert len(totals.recent) == 6_001
+    assert set(totals.recent.values()) == {Work(1, 10)}
 
 
 def test_the_start_is_kept_with_the_table(store: Store) -> None:

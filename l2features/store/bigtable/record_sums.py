@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import orjson
 from ...core.errors import StoreError
 from .. import formats
 from ..base import DONE, ChunkRecord
-from ..chunk_totals import ChunkTotals, Work
+from ..chunk_totals import INTERVAL, ChunkTotals, Work
 from .cells import chunk_records_of, first_cells
 from .row_arrays import AnyCells
 
@@ -55,15 +55,13 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
         totals.add_files(record.files, record.saturated, count)
     if len(done.times):
         totals.add_newest(datetime.fromtimestamp(done.times.max() / 1e6, UTC))
-    seconds, of_chunk, chunks = np.unique(done.times // 1_000_000, return_inverse=True, return_counts=True)
-    nodes = np.array(sums.nodes, dtype=object)[
-        np.argsort(of_chunk, kind="stable")
-    ]  # Python's int: no overflow
-    starts = np.cumsum(chunks) - chunks
-    for second, n, total in zip(
-        seconds.tolist(), chunks.tolist(), np.add.reduceat(nodes, starts), strict=True
-    ):
-        totals.add_recent(second, Work(n, total))
+    interval = INTERVAL // timedelta(microseconds=1)
+    intervals, of_chunk, chunks = np.unique(done.times // interval, return_inverse=True, return_counts=True)
+    # numpy adds Python's integers, which do not overflow
+    nodes = np.array(sums.nodes, dtype=object)[np.argsort(of_chunk, kind="stable")]
+    totals_of = np.add.reduceat(nodes, np.cumsum(chunks) - chunks)
+    for i, *work in zip(intervals.tolist(), chunks.tolist(), totals_of, strict=True):
+        totals.add_recent(i, Work(*work))
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:

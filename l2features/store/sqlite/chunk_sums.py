@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
 from ...core.chunks import FileCounts
 from ..base import DONE, FAILED
-from ..chunk_totals import ChunkTotals, Work, second_of
+from ..chunk_totals import INTERVAL, ChunkTotals, Work, interval_of, start_of
 from .tables import TableFormats
 
 ROWS = 50_000
@@ -86,29 +86,34 @@ def add_failed(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
     totals.failed = [(key % (1 << 64), reason) for key, reason in first]
 
 
-def add_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
-    """Add the time of the newest done chunk, and the chunks done in ``totals.window``, by second.
+def read_recent(
+    db: sqlite3.Connection, name: str, window: timedelta
+) -> tuple[datetime | None, dict[int, Work]]:
+    """Return a tuple: the time of the newest done chunk; `ChunkTotals.recent` of a window that ends there.
 
-    For each second that has chunks, two queries read the index in order. SQLite would sort all chunks for a
-    single query with GROUP BY.
+    For each interval that has chunks, two queries read the index in order. SQLite would sort all chunks for a
+    query with GROUP BY.
     """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((time,),) = db.execute(f"SELECT MAX(time) {chunks}")
     if time is None:
-        return
-    totals.add_newest(datetime.fromisoformat(time))
+        return None, {}
+    newest, recent = datetime.fromisoformat(time), dict[int, Work]()
     first, sums = f"SELECT MIN(time) {chunks} AND time >= ?", f"SELECT COUNT(*), SUM(nodes) {chunks}"
-    ((time,),) = db.execute(first, (_text(totals.oldest_second),))
+    ((time,),) = db.execute(first, (_text(interval_of(newest) - window // INTERVAL),))
     while time is not None:
-        second = second_of(datetime.fromisoformat(time))
-        ((count, nodes),) = db.execute(f"{sums} AND time >= ? AND time < ?", (time, _text(second + 1)))
-        totals.add_recent(second, Work(count, nodes))
-        ((time,),) = db.execute(first, (_text(second + 1),))
+        interval = interval_of(datetime.fromisoformat(time))
+        (found,) = db.execute(f"{sums} AND time >= ? AND time < ?", (time, _text(interval + 1)))
+        recent[interval] = Work(*found)
+        ((time,),) = db.execute(first, (_text(interval + 1),))
+    return newest, recent
 
 
-def _text(second: int) -> str:
-    """Return the text with which stored times in a second begin."""
-    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+def _text(interval: int) -> str:
+    """Return text that sorts before the stored times in an interval, and after all earlier ones."""
+    start = start_of(interval)
+    tenth = start.microsecond // 100_000
+    return f"{start:%Y-%m-%dT%H:%M:%S}" + (f".{tenth}" if tenth else "")
 
 
 @lru_cache(10_000)

@@ -230,7 +230,8 @@ class SqliteStore(Store):
                 return super().chunk_totals(window, most_failed)  # its error names the malformed record
             first = page.last + 1
         self._read_table(lambda db: chunk_sums.add_failed(db, self.name, totals))
-        self._read_table(lambda db: chunk_sums.add_recent(db, self.name, totals))
+        recent = self._read_table(lambda db: chunk_sums.read_recent(db, self.name, window))
+        totals.newest, totals.recent = recent
         return totals
 
     def _sum_page(self, first: int, line: str) -> chunk_sums.Page:
