@@ -34,7 +34,10 @@ def portable_flags(flags: Sequence[str]) -> list[str]:
 
 
 def reason(text: str) -> str:
-    """Return the last error in a text with tracebacks; if the text has details of gRPC, the last of these."""
+    """Return the reason of a failure in a text with tracebacks.
+
+    This is the last detail of a gRPC error, else the error at the end of the last traceback, else the text.
+    """
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)
