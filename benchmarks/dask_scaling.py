@@ -43,7 +43,9 @@ def measure(ingest: Ingest, cluster: DaskCluster) -> float:
         box = centre_box(ingest.geometry.grid) if warm else ingest.box
         summary = Summary()
         run = JobRun(chunk_job(replace(ingest, box=box)), DaskWorkers(cluster.address), summary.add)
-        with tqdm(total=len(box), unit="chunk", desc="warm-up" if warm else None, leave=False, disable=None) as bar:
+        with tqdm(
+            total=len(box), unit="chunk", desc="warm-up" if warm else None, leave=False, disable=None
+        ) as bar:
             progress = run.run(bar.update)
         if summary.done != len(box):
             raise RuntimeError(f"{summary.done} of {len(box)} chunks done: expected all")

@@ -42,7 +42,9 @@ def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, flo
     ingest = replace(prepare(dataset, create=True), recompute=True)
     summary = Summary()
     run = JobRun(chunk_job(ingest), LocalPool(workers), summary.add)
-    with tqdm(total=len(ingest.box), unit="chunk", desc=f"{workers} workers", leave=False, disable=None) as bar:
+    with tqdm(
+        total=len(ingest.box), unit="chunk", desc=f"{workers} workers", leave=False, disable=None
+    ) as bar:
         progress = run.run(bar.update)
     ended = time.perf_counter()
     return summary, progress.first - started, progress.last - progress.first, ended - progress.last
@@ -82,7 +84,9 @@ def main() -> None:
         folder = args.data or Path(temporary) / "sample"
         config = folder / "datasets.yml"
         if not config.exists():
-            with tqdm(total=math.prod(args.grid), unit="chunk", desc="sample", leave=False, disable=None) as bar:
+            with tqdm(
+                total=math.prod(args.grid), unit="chunk", desc="sample", leave=False, disable=None
+            ) as bar:
                 make_sample(folder, Sample(args.grid, args.chunk_size), bar.update)
         print(f"sample: {args.grid} chunks of {args.chunk_size} voxels, the last of each axis partial")
         for workers in map(int, args.workers.split(",")):

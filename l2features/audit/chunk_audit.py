@@ -33,11 +33,11 @@ class ChunkAudit:
 
     Attributes:
         recorded: state of the chunk's ingest; "" without a record.
-        expected: nodes that should have a row, by the graph.
+        expected: nodes that should have a row, according to the graph.
         present: ids of all rows.
         missing: expected nodes without a row.
-        superfluous: ids of rows that the graph never had.
-        other: ids of rows that the graph has, but not at the audited time.
+        superfluous: ids of rows whose node never existed in the graph.
+        other: ids of rows whose node exists in the graph, but is not valid at the audited time.
         empty: expected nodes whose row has no features, because they could not be computed.
         repaired: missing nodes that have a row now.
         failed: maps each missing node that could not be repaired to the reason.
@@ -64,7 +64,8 @@ class Audit(ChunkRun):
     """One run of the audit.
 
     With ``time``, the nodes that are valid at that time are expected; without it, all nodes that ever
-    existed. ``counted`` limits the attempts at a repair, for runners that retry after a process dies.
+    existed. With ``counted``, the store counts the attempts at a chunk's repair, and repairs that keep
+    killing their process are given up.
     """
 
     time: datetime | None = None
@@ -173,7 +174,9 @@ class AuditSource:
 
 
 def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
-    """Audit a chunk and, if the audit repairs, write missing rows; try each step up to `ATTEMPTS` times.
+    """Audit a chunk; if the audit has ``repair``, also write missing rows.
+
+    The comparison and the repair are each tried up to `ATTEMPTS` times.
 
     Raises GraphError or StoreError. If segmentation or graph fail during the repair, the reason is in the
     result's ``problem``.

@@ -39,7 +39,7 @@ class AuditSummary:
         unaudited: chunks that could not be audited.
         done, failed, unrecorded: chunks by the state of their ingest.
         files_missing: chunks that were ingested with files missing.
-        nothing_found: whether no segmentation file of the whole grid was ever read.
+        nothing_found: whether there is no graph and the ingest never read a segmentation file.
         present: expected nodes with a row.
         missing_ids, superfluous_ids: up to `EXAMPLES` ids of these kinds, as strings.
         problems: maps chunks and nodes that could not be audited or repaired to the reason.
@@ -107,7 +107,7 @@ class AuditSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk was audited, every expected node has a row, and a file was found."""
+        """Whether every chunk was audited, every expected node has a row, and ``nothing_found`` is false."""
         return not self.left and not self.unaudited and not self.nothing_found
 
 
@@ -117,7 +117,7 @@ def _one_chunk(recorded: str) -> dict[str, Any]:
 
 
 def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
-    """Audit a chunk. An error is reported in the summary, unless the whole store or table is unavailable."""
+    """Audit a chunk. Raises StoreUnavailable or TableNotFound; the summary reports any other error."""
     try:
         return AuditSummary.of(audit_chunk(source, chunk))
     except (StoreUnavailable, TableNotFound):
@@ -161,7 +161,7 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
 
 
 def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
-    """Return the last audit that `save_audit` stored in note ``name``; None if there is none."""
+    """Return the audit in the note ``name``, as `save_audit` stored it; None if there is no such note."""
     return note_content(store, name)
 
 

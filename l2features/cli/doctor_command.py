@@ -81,7 +81,7 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
 def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
     """Register the graph of DATASET with CAVE's auth service, which then knows the graph's permissions.
 
-    Posts to SERVER/sticky_auth with the token in cloud-volume's secrets, which must be an administrator's.
+    Posts to SERVER/sticky_auth. The token in cloud-volume's secrets must be an administrator's.
 
     \b
     Example:

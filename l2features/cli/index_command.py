@@ -1,4 +1,4 @@
-"""``l2features index``: build the index of segments of a table without a graph."""
+"""``l2features index``: index the segments of a data set without a graph."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ Summary = Mapping[str, Any]
 
 
 class Shown(NamedTuple):
-    """How a measure is printed: its label, its unit, and the number of stored units in this unit."""
+    """How a measure is printed: its label, and its unit, which is ``divisor`` times the stored unit."""
 
     label: str
     unit: str = ""
     divisor: float = 1.0
 
     def text(self, value: Any) -> str:
-        """Return a value and its unit as text."""
+        """Return a stored value as text, converted to the unit and followed by it; "-" for None."""
         if value is None:
             return "-"
         if isinstance(value, list) and isinstance(value[0], list):
@@ -33,7 +33,7 @@ class Shown(NamedTuple):
         return " ".join(map(self.number, value)) if isinstance(value, list) else self.number(value)
 
     def number(self, value: float | None) -> str:
-        """Return a number in this unit."""
+        """Return a stored number as text, converted to the unit, without its name; "-" for None."""
         if value is None:
             return "-"
         scaled = value / self.divisor

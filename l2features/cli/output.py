@@ -46,7 +46,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_table(path: Path, about: Mapping[str, str]) -> Iterator[TableFile]:
-    """Yield a table file that appears at ``path`` at the end. Raises L2FeaturesError if this fails."""
+    """Yield a table file with the metadata ``about``; it appears at ``path`` when the block ends.
+
+    Raises L2FeaturesError if the file cannot be written.
+    """
     from ..query.table_files import TableFile
 
     with new_file(path) as part, closing(TableFile(part, path.suffix, about)) as table:

@@ -29,7 +29,7 @@ def open_table(dataset: Dataset) -> Store:
 
 
 def table_geometry(dataset: Dataset, store: Store) -> Geometry:
-    """Return the geometry in the table's row meta; if the row has none, the segmentation's geometry."""
+    """Return the geometry in the table's row ``meta``; without one, the segmentation's geometry."""
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
@@ -47,7 +47,10 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
 
 def open_catalog(dataset: Dataset) -> Catalog:
-    """Open the data set's versions, in the folder that the data sets file or else the table names."""
+    """Open the data set's versions.
+
+    Their folder is the one in the data sets file; without one there, the folder that the table names.
+    """
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder
     from ..versions.places import versions_folder
@@ -60,7 +63,10 @@ def open_catalog(dataset: Dataset) -> Catalog:
 
 @contextmanager
 def open_neurons(dataset: Dataset, most_nodes: int) -> Iterator[NeuronReader]:
-    """Open a reader of a data set's roots, which caches complete results in the table."""
+    """Open a reader of a data set's roots; the reader caches complete results in the table.
+
+    The reader refuses roots with more than ``most_nodes`` L2 nodes.
+    """
     from ..neurons.neuron_reader import NeuronReader
     from ..query.reader import Reader
 

@@ -76,7 +76,10 @@ class Compared:
 def compared(
     a: VersionReader, b: VersionReader, most_listed: int, write: Callable[[Any], object] | None = None
 ) -> Compared:
-    """Compare two versions; ``write`` receives Arrow tables with every node that differs."""
+    """Count the differences between two versions, and list the first ``most_listed`` nodes that differ.
+
+    ``write`` receives Arrow tables with all nodes that differ.
+    """
     found = Compared()
     total = a.manifest.totals.nodes + b.manifest.totals.nodes
     for part in root_differences(a, b):

@@ -71,8 +71,9 @@ def list_versions(dataset: Dataset, as_json: bool) -> None:
 @number_argument
 @json_option
 def show(dataset: Dataset, number: int, as_json: bool) -> None:
-    """Show version N of DATASET: times, source, counts, and files by the version that wrote them.
+    """Show version N of DATASET: times, source, counts and files.
 
+    Files are grouped by the version that wrote them: a version may include files of older ones.
     --json prints the version's manifest.
     """
     from .table_output import open_catalog

@@ -38,8 +38,8 @@ def view(
 ) -> None:
     """Print a link that draws DATASET in Neuroglancer, and open it.
 
-    The link draws the nodes and skeletons of the roots, nodes coloured by thickness. Without a root it draws
-    the nodes of chunks or, with --version, the largest root.
+    The link draws the nodes and skeletons of the roots, nodes coloured by thickness. Without a root, it draws
+    the nodes of the chunks in view or, with --version, the largest root.
 
     \b
     Example:

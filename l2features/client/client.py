@@ -53,7 +53,7 @@ class ClientSource(Protocol):
         """Return the features of ids: one row per id, in the order of the ids."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
-        """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
+        """Wait at most ``seconds`` until missing nodes are computed; return the same table as `features`."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
         """Return the features of a chunk's nodes, sorted by id."""
@@ -71,7 +71,7 @@ class ClientSource(Protocol):
         """Return a tuple of tables: the nodes of a root; the edges between them."""
 
     def skeleton(self, root: int, form: str, parameters: dict[str, Any]) -> bytes:
-        """Return the skeleton of a root as a file."""
+        """Return the skeleton of a root: the bytes of a file in the format ``form``."""
 
     def versions(self) -> Any:
         """Return the versions of the data set: one row per version, oldest first."""
@@ -144,14 +144,14 @@ class Client:
         return self._source.features(node_ids(ids), attribute_names(attributes))
 
     def wait(self, ids: Any, seconds: float = 60.0, attributes: Names = None) -> Any:
-        """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
+        """Wait at most ``seconds`` until missing nodes are computed; return the same table as `features`."""
         return self._source.wait(node_ids(ids), attribute_names(attributes), seconds)
 
     def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:
         """Return the features of a chunk's nodes, including nodes that edits have superseded.
 
-        A chunk that failed or is not ingested is an error. With ``partial``, the nodes of such a chunk that
-        are computed are returned instead.
+        A chunk that failed or is not ingested is an error. With ``partial``, the computed nodes of such a
+        chunk are returned instead.
         """
         try:
             chunk = index(x), index(y), index(z)
@@ -259,8 +259,9 @@ class Neuron:
         """Return the root's skeleton: a row per vertex, with its parent, position, radii and L2 id.
 
         Args:
-            invalidation_nm: a path represents all nodes within this distance along the graph.
-            root_point: (3,) position in nm; the vertex nearest to it becomes the root.
+            invalidation_nm: a path of the skeleton represents all nodes within this distance of the path,
+                measured along the graph.
+            root_point: (3,) position in nm; the vertex nearest to it becomes the skeleton's root.
             collapse_nm: collapse the vertices within this distance of ``root_point`` into one.
             join: join components at their nearest vertices.
         """

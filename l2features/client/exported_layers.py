@@ -18,7 +18,9 @@ GS = "gs://"
 
 
 def exported_view(url: str, roots: Ids) -> View:
-    """Return the view of an export: its nodes and, if it has them, its skeletons and its list of segments.
+    """Return the view of an export, with ``roots`` selected.
+
+    The view has the export's nodes and, if they exist, its skeletons and its list of segments.
 
     Raises ConfigError if ``url`` is not the folder of an export, or cannot be read.
     """

@@ -25,9 +25,9 @@ class VersionSource(Protocol):
     manifest: Manifest
 
     def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
-        """Return an Arrow table with the rows of these ids, sorted by id (``nodes_of``: by root, then node).
+        """Return an Arrow table with the rows that ``kind`` and ``ids`` select. Id columns are uint64.
 
-        Id columns are uint64.
+        Rows are sorted by id; with the kind ``nodes_of``, by root and then by node.
         """
 
     def files(self) -> Files:

@@ -30,7 +30,7 @@ class FilePlace(NamedTuple):
 
 
 class VersionUrls:
-    """The files of a version at the URLs that a server publishes, as `versions.sql.Files`.
+    """A `versions.sql.Files`: reads the files of a version at the URLs that a server publishes.
 
     Requests carry no token. Raises ConfigError if the server publishes no URLs.
     """

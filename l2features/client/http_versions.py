@@ -1,4 +1,4 @@
-"""Versions of a data set that a server reads, by the server's HTTP API."""
+"""Versions of a data set, read through the HTTP API of a server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Urls(BaseModel):
 
 
 class HttpVersion:
-    """A `VersionSource` for a version that a server reads."""
+    """A `VersionSource` that reads a version through a server."""
 
     def __init__(self, where: str, content: bytes, post: Post, limits: Callable[[str], int]) -> None:
         self.manifest = parsed(Manifest, content, where, "a version's manifest")
@@ -88,7 +88,10 @@ def summaries_of(content: bytes, where: str) -> list[VersionSummary]:
 
 
 def parsed(model: type[Model], content: bytes, where: str, expected: str) -> Model:
-    """Return the content of a response. Raises ServiceError, which names what was expected, if malformed."""
+    """Return the content of a response, parsed as ``model``.
+
+    Raises ServiceError for malformed content; the message says what was ``expected``.
+    """
     try:
         return model.model_validate_json(content)
     except ValidationError as error:

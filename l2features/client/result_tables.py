@@ -42,9 +42,9 @@ def waiting(table: Any) -> Ids:
 
 
 def in_order(table: Any, fresh: Any) -> Any:
-    """Return the table with its rows replaced by the rows of ``fresh`` that have the same id.
+    """Return the table; each row whose id is in ``fresh`` is replaced by the row from ``fresh``.
 
-    The ids of ``fresh`` are sorted and unique.
+    The other rows and the order stay. The ids of ``fresh`` are sorted and unique.
     """
     ids, known = table["id"].to_numpy(), fresh["id"].to_numpy()
     at = np.searchsorted(known, ids).clip(max=len(known) - 1)

@@ -275,7 +275,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def without_proxy(host: str) -> dict[str, str]:
-    """Return the environment variable, by name, that exempts a host from the proxy; empty without a proxy."""
+    """Return the environment variable that exempts a host from the proxy, as ``{name: value}``.
+
+    Without a proxy, the result is empty.
+    """
     proxies = getproxies_environment()
     excepted = proxies.pop("no", None)
     return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}

@@ -21,7 +21,7 @@ def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> 
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
-    """Raise ``kind`` if Pub/Sub is unreachable; ``path`` names the resource in the message."""
+    """Raise ``kind`` if Pub/Sub is unreachable; the error message begins with ``path``."""
     _check(path, PUBSUB_VARIABLE, PUBSUB_HOST, kind, "jobs")
 
 

@@ -1,9 +1,9 @@
 """Boxes of chunks, and the order in which the chunks of a box are visited.
 
 The order is fixed. It scatters neighbouring chunks, to keep concurrent writers off neighbouring row keys:
-position ``i`` is chunk ``i * stride mod n`` of the box's ``n`` chunks. The stride is coprime to ``n`` and
-near 0.618 ``n`` (the golden section). The order takes no memory, and any range of positions can be listed
-alone.
+at position ``i`` is chunk ``i * stride mod n`` of the box's ``n`` chunks, counted in the order of ids. The
+stride is coprime to ``n`` and near 0.618 ``n`` (the golden section). The order takes no memory, and any range
+of positions can be listed without the others.
 
     >>> ChunkBox((0, 0, 0), (2, 2, 1)).positions(0, 4).tolist()
     [[0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0]]
@@ -86,7 +86,7 @@ class FileCounts(NamedTuple):
         return self.missing + self.empty
 
     def plus(self, other: FileCounts) -> FileCounts:
-        """Return the counts of both, added field by field."""
+        """Return the sum of the two, field by field."""
         return FileCounts(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __str__(self) -> str:

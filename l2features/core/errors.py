@@ -60,7 +60,7 @@ class TableNotFound(StoreError):
 
 
 class TableExists(StoreError):
-    """The table exists, but its meta (graph, segmentation, timestamp, geometry) differs."""
+    """The table exists, but with another meta: another graph, segmentation, timestamp or geometry."""
 
 
 class VersionError(L2FeaturesError):
@@ -72,7 +72,7 @@ class VersionNotFound(VersionError):
 
 
 class DamagedVersion(VersionError):
-    """A file of a version is missing, truncated or malformed; ``path`` begins at the versions' folder."""
+    """A version's file is missing, truncated or malformed; ``path`` is relative to the versions' folder."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -87,7 +87,7 @@ class VersionTimeout(ReadTimeout, VersionError):
 
 
 class LookupTooLarge(VersionError):
-    """A lookup in a version needs more rows or row groups (``what``) than ``limit``."""
+    """A lookup in a version needs more than ``limit`` rows or row groups; ``what`` says which of the two."""
 
     def __init__(self, what: str, count: int, limit: int) -> None:
         super().__init__(what, count, limit)

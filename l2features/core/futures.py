@@ -59,9 +59,9 @@ class SharedCalls:
         self._running: dict[Hashable, Future[Any]] = {}
 
     def run(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
-        """Return the result of the call with this key that is in progress; if there is none, run ``call``.
+        """Wait for the call in progress with this key, and return its result; without one, run ``call``.
 
-        ``call`` also runs if the call in progress fails, or if the result of that call is not ``usable``.
+        ``call`` also runs if the call in progress fails, or if that call's result is not ``usable``.
         """
         with self._lock:
             running = self._running.get(key)

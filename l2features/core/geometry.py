@@ -126,7 +126,7 @@ class Geometry:
         return np.array([lowest, masks, [0, 0, 0, L2], [*self.grid, 1]], dtype=np.uint64)[..., None]
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return the lowest voxel of each chunk from chunk coordinates, shape (n, 3) -> (n, 3)."""
+        """Return the lowest voxel of the chunk at each of the chunk coordinates, shape (n, 3) -> (n, 3)."""
         return (
             np.array(self.voxel_offset, dtype=np.int64)
             + np.asarray(coordinates, dtype=np.int64) * self.chunk_size
@@ -153,8 +153,9 @@ class Geometry:
 def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
     """Return the id layout of a data set without a graph.
 
-    The layout has 10 bits per axis, as in PyChunkedGraph; in a grid of more than 1,024 chunks along an axis,
-    the bits that each axis needs. Raises ConfigError if too few bits are left for the segments of a chunk.
+    The layout has 10 bits per axis, as in PyChunkedGraph. If an axis of the grid has more than 1,024 chunks,
+    each axis has just the bits that it needs. Raises ConfigError if too few bits are left for the segments of
+    a chunk.
     """
     needed = tuple(int(n - 1).bit_length() for n in grid)
     x, y, z = needed if max(needed) > GRAPH_BITS else (GRAPH_BITS,) * 3

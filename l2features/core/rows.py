@@ -32,7 +32,7 @@ def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
 
 
 def as_items(mask: npt.NDArray[np.bool_]) -> np.ndarray:
-    """View a mask (n, attributes) as n items, one per row; numpy copies these items ten times faster."""
+    """View a mask (n, attributes) as n items, one per row; numpy copies items ten times faster than rows."""
     return mask.view(_MASK)[:, 0]
 
 

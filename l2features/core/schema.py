@@ -22,10 +22,10 @@ TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
 
 
 class Condition(NamedTuple):
-    """When an optional attribute is absent: ``absent`` says it in words.
+    """The condition under which an optional attribute is absent; ``absent`` says it in words.
 
-    ``flag`` names the field of a record that is true where the attribute is present. Attributes with the same
-    condition share this field.
+    ``flag`` names a boolean field of a record; the field is true if the attribute is present. Attributes with
+    the same condition share the field.
     """
 
     flag: str
@@ -79,7 +79,10 @@ class Attribute:
 
     @property
     def served_dtype(self) -> np.dtype:
-        """Type of the value that clients receive: float32 for a stored float16, which few programs read."""
+        """Type of the value that clients receive: that of ``serving``, or else the stored type.
+
+        A stored float16, which few programs read, becomes float32.
+        """
         return self.serving.dtype if self.serving else F4 if self.dtype == F2 else self.dtype
 
     def serve(self, stored: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:

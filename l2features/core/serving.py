@@ -29,8 +29,9 @@ class Serving(NamedTuple):
 
 
 def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
-    """Return values as ``dtype``, infinities clipped to the stored type's limits; NaN is not valid.
+    """Return a tuple: stored values (n, *shape) as ``dtype``; whether each is valid (has no NaN), (n,).
 
+    Infinities are clipped to the stored type's limits.
     PCGL2Cache stored infinity where a float16 overflowed.
     """
     if np.isfinite(stored).all():

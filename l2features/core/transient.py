@@ -61,7 +61,7 @@ def is_refused(error: BaseException) -> bool:
 def has_transient_cause(error: BaseException) -> bool:
     """Return whether an error of any library is transient.
 
-    The first in the chain of the error and its causes whose type or HTTP status decides counts; if none
+    The error and then its causes are checked in turn, until a type or an HTTP status decides. If none
     decides, the error is permanent.
     """
     verdicts = map(_verdict, _chain(error))

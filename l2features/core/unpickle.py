@@ -37,7 +37,7 @@ _SCALARS = {type(None), bool, int, float, str, bytes}
 
 
 class Record:
-    """Inert stand-in for an object that an allowed name would construct; has its arguments and its state."""
+    """Inert stand-in for an object of an allowed name; holds the arguments and the state of that object."""
 
     __match_args__ = ("name", "args", "state")
     name: str

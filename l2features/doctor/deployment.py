@@ -94,7 +94,7 @@ class Deployment:
         return ids[ids <= np.uint64(end)]
 
     def sampled_chunks(self) -> Iterator[int]:
-        """Yield the ids of some chunks, spread evenly over the chunks of `node_ids`."""
+        """Yield the ids of up to ``chunks`` chunks, spread evenly over the chunks of `node_ids`."""
         found = np.unique(self.geometry.layout.chunk_ids(self.node_ids))
         places = np.linspace(0, len(found) - 1, min(self.chunks, len(found))).astype(int)
         yield from found[places].tolist()

@@ -27,7 +27,7 @@ PCA_TOLERANCE = 0.1
 
 
 def differing(stored: Rows, computed: np.ndarray, superseded: Mask) -> dict[str, Ids]:
-    """Map each cause of differences to the ids of the wrong rows; a row counts for its first cause only.
+    """Map each cause of differences to the ids of the rows with that cause; a row counts for its first cause.
 
     ``rep_coord_nm`` and the axes of ``pca`` are not compared, since PCGL2Cache breaks ties differently.
 

@@ -81,7 +81,7 @@ def timestamp_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def coverage_check(deployment: Deployment) -> Iterator[Finding]:
-    """Compare the records of chunks with the grid."""
+    """Check that all chunks of the grid are recorded as done. A large grid is sampled."""
     box = whole_box(deployment.geometry.grid)
     step = -(-len(box) // MOST_CHUNKS)
     done = failed = looked = 0

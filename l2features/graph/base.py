@@ -168,7 +168,7 @@ class Graph(ABC):
 
     @abstractmethod
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 nodes of roots; for a root with more than ``most`` L2 nodes, only their number.
+        """Return the L2 nodes of roots; for one with more than ``most``, only their number or a lower bound.
 
         The nodes of a root never change. Ids that are not roots are treated as unknown. Memory grows with the
         total number of nodes.

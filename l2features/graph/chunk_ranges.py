@@ -76,9 +76,9 @@ def in_ranges(ranges: IdRanges, ids: Ids) -> npt.NDArray[np.bool_]:
 
 
 def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
-    """Return ranges of layer 2 without the runs of `SHORTEST` or more consecutive ids among ``ids``.
+    """Return the ranges, minus each run of `SHORTEST` or more consecutive ids in ``ids``.
 
-    ``ids`` are sorted, unique ids in the ranges.
+    The ranges are of layer 2. ``ids`` are sorted, unique ids in the ranges.
     """
     ends = np.flatnonzero(np.diff(ids) != 1)
     begin, end = np.append(ids[:1], ids[ends + 1]), np.append(ids[ends], ids[-1:])

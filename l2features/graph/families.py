@@ -26,7 +26,10 @@ class Families(NamedTuple):
 
 
 def families_of(parts: Sequence[AnyCells]) -> Families:
-    """Return the nodes in ``parts`` that have a parent. Raises GraphError unless a parent has 8 bytes."""
+    """Return the nodes of ``parts``, with their parents and children; leave out nodes without a parent.
+
+    Raises GraphError for a parent that does not have 8 bytes.
+    """
     ids = np.concatenate([as_ids([]), *(part.ids for part in parts)])
     names = [name for part in parts for name in part.names]
     values = [value for part in parts for value in part.values]
@@ -41,9 +44,9 @@ def families_of(parts: Sequence[AnyCells]) -> Families:
 
 
 def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoots:
-    """Return the L2 nodes in ``chunks`` that are children of a node with a valid root, and these roots.
+    """Return the L2 nodes in ``chunks`` whose parent in ``families`` has a valid root, with these roots.
 
-    ``roots`` (n,) is the valid root of each node in ``families``, or 0. Malformed children are left out.
+    ``roots`` (n,) has the valid root of each node in ``families``, or 0. Malformed children are left out.
     """
     valid = np.flatnonzero(roots)
     cells, nodes = [families.children[i] for i in valid.tolist()], families.nodes[valid]

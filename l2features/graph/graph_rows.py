@@ -29,13 +29,16 @@ def newest(*columns: str, until: datetime | None = None) -> f.RowFilter:
 
 
 def newest_between(first: str, last: str, until: datetime) -> f.RowFilter:
-    """Return the filter for the newest cell, no later than ``until``, of columns ``first`` to ``last``."""
+    """Return the filter for the newest cell of each column from ``first`` to ``last``.
+
+    Cells later than ``until`` are ignored.
+    """
     columns = f.ColumnRangeFilter("0", first.encode(), last.encode())
     return f.RowFilterChain(filters=[columns, _not_younger(until), f.CellsColumnLimitFilter(1)])
 
 
 def newest_cross_edges() -> f.RowFilter:
-    """Return the filter for the newest cell of cross-chunk edges for each layer."""
+    """Return the filter for the newest cell of each layer's column of cross-chunk edges."""
     columns = f.ColumnRangeFilter("3", b"atomic_cross_edges_", b"atomic_cross_edges`", inclusive_end=False)
     return f.RowFilterChain(filters=[columns, f.CellsColumnLimitFilter(1)])
 

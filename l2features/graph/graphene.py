@@ -120,8 +120,9 @@ class GrapheneGraph(Graph):
         """See `Graph.valid_nodes`.
 
         The server lists all nodes of a chunk that were made at ``time`` or earlier, including superseded
-        nodes. Superseded nodes have a retired root, and are dropped. Roots are requested for all chunks
-        together. The deadline holds for the nodes of `AT_ONCE` chunks, and for the roots of `NODES` nodes.
+        nodes. Superseded nodes have a retired root, and are dropped. Nodes are read in batches of `AT_ONCE`
+        chunks; then the roots of all nodes are read in batches of `NODES` nodes. Each batch has its own
+        deadline.
         """
         chunks = [chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0]]
         ids = [as_ids([])]

@@ -133,8 +133,8 @@ def decode_ids(cell: bytes, most: int, what: str) -> Ids:
 def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
     """Return the ids in a cell as bytes, little-endian; ``what`` names the ids in errors.
 
-    Compressed cells begin with zstd's magic number. An id with these bytes would need a chunk of four billion
-    supervoxels.
+    Compressed cells begin with zstd's magic number. Raw cells do not: an id with these low bytes would need a
+    chunk of four billion supervoxels.
 
     Raises:
         ValueError: the length is not a multiple of 8, a compressed cell has more than ``most`` ids, or it

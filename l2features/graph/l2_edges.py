@@ -29,7 +29,7 @@ class _Ends(NamedTuple):
 
 
 def unique_pairs(first: Ids, second: Ids) -> Pairs:
-    """Return the edges that join ``first[i]`` and ``second[i]``, without duplicates and self-loops."""
+    """Return the edges between ``first[i]`` and ``second[i]``, sorted, without duplicates and self-loops."""
     low, high = np.minimum(first, second), np.maximum(first, second)
     order = np.lexsort((high, low))
     low, high = low[order], high[order]

@@ -59,10 +59,11 @@ class RootRequests:
     until: float
 
     def leaves(self, roots: Ids, most: int) -> dict[int, Ids | None]:
-        """Return L2 ids by root: no ids for an unknown root, None for a root with more than ``most`` ids.
+        """Return L2 ids by root. An unknown root has no ids.
 
+        A root with more than ``most`` ids maps to None or, if the response was short enough, to its ids.
         `ROOTS` roots are requested together. If such a request fails or its response is too long, these roots
-        are requested one by one. Instead of None, a root may have a list of more than ``most`` ids.
+        are requested one by one.
         """
         found: dict[int, Ids | None] = {}
         together = self._each(partial(self._leaves_many, most), list(batches(roots, ROOTS)))
@@ -146,7 +147,7 @@ class RootRequests:
         return latest
 
     def have_children(self, roots: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether the server knows each root, shape (n,): it lists children of known roots."""
+        """Return whether the server knows each root, shape (n,). It lists children of known roots only."""
 
         def has_children(root: int) -> bool:
             return len(self._json("GET", f"node/{root}/children")["children_ids"]) > 0

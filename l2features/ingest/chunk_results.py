@@ -62,11 +62,12 @@ def save_result(
     recorded: bool = True,
     rewriting: Rewriting | None = None,
 ) -> ChunkResult:
-    """Write a chunk's rows and then, once they are durable, its record; for a failed chunk, only the record.
+    """Write a chunk's rows and then, once they are durable, the chunk's record.
 
-    Without ``recorded``, only failures are recorded. ``rewriting`` tells readers of the table that rows may
-    be replaced; the chunks of a process may share one. Raises StoreError if the chunk cannot be written; the
-    count of attempts at the chunk is then reset, unless the chunk was given up.
+    A chunk that could not be computed gets only a record. Without ``recorded``, computed chunks get no
+    record. ``rewriting`` tells readers of the table that rows may be replaced; the chunks of a process may
+    share one. Raises StoreError if the chunk cannot be written; the count of attempts at the chunk is then
+    reset, unless the chunk was given up.
     """
     start = time.perf_counter()
     try:
@@ -93,7 +94,7 @@ def _save(
 
 
 def open_ingest(ingest: Ingest, recorded: bool = True) -> Callable[[Chunk], ChunkResult]:
-    """Open the volume, the graph and the store once; return the function that ingests a chunk."""
+    """Open volume, graph and store once; return the function that ingests a chunk. See `save_result`."""
     source, store = ingest.open_source(), ingest.open_store()
     rewriting = Rewriting(store)
 
@@ -104,7 +105,7 @@ def open_ingest(ingest: Ingest, recorded: bool = True) -> Callable[[Chunk], Chun
 
 
 def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> ChunkResult:
-    """Record as failed a chunk that killed its workers, and return its result."""
+    """Store a failure record for a chunk that killed its workers; return the chunk's result."""
     return save_result(store, geometry, failed_chunk(chunk, reason))
 
 

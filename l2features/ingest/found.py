@@ -18,7 +18,7 @@ BATCH_RECORDS = 10_000
 
 
 def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
-    """Return the file counts of a box of chunks if every chunk is done and no file was read; else None.
+    """Return the summed file counts of a box's chunks if all are done and no file was read; else None.
 
     Also returns None if a record of an older version has no file counts, because files may have been read.
     The search ends at the first shard with a chunk that is not done or has all its files, usually after one

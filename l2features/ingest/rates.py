@@ -47,12 +47,12 @@ def read_start(notes: TableNotes) -> datetime | None:
 def rates(
     recent: Mapping[int, Work], newest: datetime | None, started: datetime | None
 ) -> tuple[float, float] | None:
-    """Return a tuple for the last ten minutes of work: chunks per minute; nodes per second.
+    """Return a tuple: chunks per minute; nodes per second. Both are means over the last ten minutes of work.
 
     Returns None if the records span too short a time.
 
     Args:
-        recent: by second since 1970, the chunks recorded in it, for the ten minutes up to ``newest``.
+        recent: maps seconds since 1970 to the work recorded in each, for the ten minutes up to ``newest``.
         newest: time of the newest record; None without records.
         started: when the latest run began.
     """

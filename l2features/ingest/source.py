@@ -17,7 +17,7 @@ from .agreement import Described, check_agreement
 
 @dataclass
 class Source:
-    """An open segmentation and an open graph that agree; ``info`` describes the graph, if known."""
+    """An open segmentation and an open graph that agree. ``info`` describes the graph, or is None."""
 
     volume: Volume
     graph: Graph

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChunkRun:
-    """A run over the chunks of ``box``, small enough to send to every worker."""
+    """A run over the chunks of ``box``. This object is small, so that it can be sent to every worker."""
 
     dataset: Dataset
     geometry: Geometry
@@ -56,15 +56,15 @@ class ChunkRun:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def shards(self) -> Iterator[tuple[int, int]]:
-        """Yield shards of the chunks as pairs (first, end) of positions, ``end`` excluded; see `shards`."""
+        """Yield the shards of ``box`` as pairs of positions; see the function `shards`."""
         return shards(self.box)
 
     def chunk_ids(self, first: int, last: int) -> Ids:
-        """Return the chunk ids of the shard (``first``, ``last``)."""
+        """Return the ids of the chunks at the positions ``first`` to ``last - 1`` in ``box``."""
         return self.geometry.layout.chunk_id_array(self.box.positions(first, last))
 
     def chunks(self, first: int, last: int) -> list[Chunk]:
-        """Return the chunks of the shard (``first``, ``last``)."""
+        """Return the chunks at the positions ``first`` to ``last - 1`` in ``box``."""
         return [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
 
 
@@ -80,9 +80,10 @@ class Ingest(ChunkRun):
         return ChunkSource(self.dataset, self.geometry, self.meta.time)
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
-        """Return the chunks of a shard to compute: all with ``recompute``, else those that are not done.
+        """Return the chunks of a shard that must be computed: those that are not done.
 
-        With ``retry_missing``, chunks that are done but had missing or empty files are computed again.
+        With ``retry_missing``, also those that are done but had missing or empty files. With ``recompute``,
+        all chunks of the shard.
         """
         chunks = self.chunks(first, last)
         if self.recompute:
@@ -273,7 +274,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
-    """Record why a chunk could not be computed; segments that are recorded for the chunk stay."""
+    """Record why a chunk could not be computed. Segments recorded for the chunk before are kept."""
     return _put_failure(store, geometry.chunk_id(chunk), reason)
 
 

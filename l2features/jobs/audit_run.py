@@ -21,7 +21,7 @@ STOPPED = "stopped: not all chunks were audited, so the result is not stored; ru
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the job's own options, beside Beam's."""
+    """Add the options for an audit, but none of Beam's."""
     add_data_options(parser)
     parser.add_argument(
         "--timestamp",

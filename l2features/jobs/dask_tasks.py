@@ -63,7 +63,10 @@ _lock = threading.Lock()
 
 
 def attempt(run: RunKey, work: bytes, chunk: Chunk) -> Attempt:
-    """Process a chunk in a child process; ``work`` is the pickled (`warm_up`, `open_worker`) of the job."""
+    """Process a chunk in a child process; return how the attempt ended.
+
+    ``work`` is the pickled pair (``warm_up``, ``open_worker``) of the run's `ChunkJob`.
+    """
     child, opened = _take(run.name), False
     try:
         opened = child.run == run.name

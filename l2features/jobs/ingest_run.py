@@ -31,7 +31,7 @@ STOPPED = "stopped: run the command again to continue"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the job's own options, beside Beam's."""
+    """Add the options for an ingest, but none of Beam's."""
     add_data_options(parser)
     parser.add_argument(
         "--timestamp",
@@ -116,7 +116,7 @@ def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_befor
 
 
 def chunk_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
-    """Return the ingest as a job for workers."""
+    """Return the ingest as a job for workers. Without ``recorded``, they write rows, but no chunk records."""
     return ChunkJob(
         box=ingest.box,
         open_store=ingest.open_store,

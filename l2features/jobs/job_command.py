@@ -48,7 +48,8 @@ def run_job(
 ) -> Progress:
     """Run a job and show its progress; ``add`` receives the result of each chunk.
 
-    By default, the job runs on new workers, which are closed at its end. The caller closes ``workers``.
+    The job runs on ``workers``, which the caller closes. By default, it runs on new workers, which are closed
+    at its end.
     """
     run = JobRun(job, workers or executor(args), add, last=workers is None)
     lines = ProgressLines(args.dataset, len(job.box))

@@ -1,4 +1,4 @@
-"""Options of the jobs: flags of a command, or ``name=value``, the only form that a template passes."""
+"""Options of the jobs. A command accepts switches without a value; a template passes ``name=value`` only."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def is_dask(runner: str) -> bool:
 
 
 def is_beams(runner: str) -> bool:
-    """Return whether a runner is one of Apache Beam."""
+    """Return whether ``runner`` is a runner of Apache Beam, that is, neither `LOCAL` nor Dask's."""
     return runner != LOCAL and not is_dask(runner)
 
 
@@ -96,7 +96,11 @@ def _check_runner(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with status 2 for a number below 1, or for Dask without a scheduler or its Python packages."""
+    """Exit with status 2 for a number below 1, or if the options for Dask are invalid.
+
+    They are invalid if Dask's runner has no scheduler or another runner has one, if the job does not run on
+    Dask, or if Dask's Python packages are missing.
+    """
     for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
         if (number := getattr(args, option, None)) is not None and number < 1:
             parser.error(f"--{option} {number}: expected 1 or more")

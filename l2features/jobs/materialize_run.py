@@ -40,7 +40,7 @@ STOPPED = "stopped: run the command again to continue"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the job's own options, beside Beam's."""
+    """Add the options for making a version, but none of Beam's."""
     add_data_options(parser)
     parser.add_argument(
         "--timestamp",
@@ -116,7 +116,8 @@ def output_of(args: argparse.Namespace) -> str:
 def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
     """Yield the folder for intermediate rows.
 
-    The folder is ``local``. With --scratch or without ``local``, it is a temporary folder.
+    With --scratch, this is a temporary folder inside --scratch. Otherwise it is ``local`` or, if ``local`` is
+    None, a temporary folder of the system. Temporary folders are removed afterwards.
     """
     if local is not None and not args.scratch:
         yield local

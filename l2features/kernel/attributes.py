@@ -1,7 +1,8 @@
 """The computation of each attribute of labels.
 
 A computation returns the values (n, ...) of the attributes that it is registered for, as numbers of any type.
-`fill` converts them to the stored type; an attribute that saturates is first limited to its largest value.
+`fill` converts them to the stored type. Before that, it limits the values of an attribute that saturates to
+the largest value of this type.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .spans import reuse
 class Frame(NamedTuple):
     """Position of runs: the order of their axes, the shape of their chunk, and their origin in the chunk.
 
-    ``axes`` maps the axes of the runs to x, y and z; shape and origin are (3,) int64 in the order of the
-    runs.
+    ``axes`` maps the axes of the runs to x, y and z; shape and origin are (3,) int64, in the order of the
+    runs' axes.
     """
 
     axes: tuple[int, ...]

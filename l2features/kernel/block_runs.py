@@ -21,7 +21,7 @@ PIECE_VOXELS = 1 << 19
 
 
 class PackedBlocks(NamedTuple):
-    """Checked blocks of a box of voxels, and where in the blocks each voxel of the box is."""
+    """Validated blocks that cover a box of voxels, and the place of each of these voxels in its block."""
 
     words: np.ndarray
     """uint32 words of the blocks; a label has ``label_words`` (one or two), the low word first."""

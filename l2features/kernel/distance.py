@@ -1,7 +1,8 @@
 """Distance of each voxel to the nearest voxel of another label, exactly, in whole nm.
 
-Squared distances are integers in units of the resolution's greatest common divisor. Distances along the first
-axis come from the runs. Along each other axis, with g the squared distances so far and a the voxel's extent,
+Squared distances are integers, in squares of the resolution's greatest common divisor. Distances along the
+first axis come from the runs. Along each other axis, with g the squared distances so far and a the extent of
+a voxel,
 
     d2(v) = min over k >= 0 and both directions of  k^2 a^2 + (g(v + k) if label(v + k) == label(v) else 0).
 
@@ -45,11 +46,11 @@ _WHOLE = 2**53
 
 
 class Scale(NamedTuple):
-    """A resolution as whole multiples of a unit, ``steps``.
+    """A resolution: ``steps`` is the extent of a voxel along each axis, in whole multiples of a unit.
 
-    A squared distance of d units is ``sqrt(d * factor) / divisor`` nm. If float64 holds ``d * factor``
-    exactly, the floored result is exact: the root of a whole number never comes so near to a multiple of the
-    divisor that float64 cannot tell them apart.
+    A squared distance of d squared units is ``sqrt(d * factor) / divisor`` nm. If float64 holds
+    ``d * factor`` exactly, the floored result is exact: the root of a whole number never comes so near to a
+    multiple of the divisor that float64 cannot tell them apart.
     """
 
     steps: list[int]

@@ -42,8 +42,8 @@ _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
 def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> None:
     """Write the squared distances of a strip of LANES lines to ``block.out``.
 
-    ``unit`` and ``far`` are int64. ``unit`` is the square of a voxel's extent along the lines; ``far`` is the
-    largest result.
+    ``strip`` is the index of the first of these lines; each line has ``rows`` voxels. ``unit`` and ``far``
+    are int64. ``unit`` is the square of a voxel's extent along the lines; ``far`` is the largest result.
     """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)

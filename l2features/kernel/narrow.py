@@ -1,8 +1,8 @@
 """Distances in 16 bits, which need half the vectors and half the memory traffic of 32 bits.
 
 Squared distances above FAR are stored as FAR. A sum with FAR is FAR too, so a minimum below FAR is exact.
-Strips whose results reach FAR (inside thick labels) are measured again in 32 bits, from strips of the first
-pass that are measured again in 32 bits too.
+Inside thick labels, results reach FAR. A strip of the second pass with such a result is measured again in 32
+bits. Where it needs a first-pass result that is FAR, that result's strip is measured again in 32 bits too.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Thick(NamedTuple):
 
 
 def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
-    """Return a `Thick` without strips; the system provides its memory as strips are added."""
+    """Return a `Thick` with room for strips. Memory is reserved, but occupied only as strips are added."""
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
     values = np.empty((blocks * strips // _SHARE + _FIRST, shape[1], LANES), np.int32)

@@ -119,13 +119,13 @@ class _Finder:
 
 @inlined
 def start_of(runs: Runs, run: int) -> Any:
-    """Return the index of a run's first voxel, as a signed integer."""
+    """Return the index of a run's first voxel along the line, as a signed integer."""
     return np.int64(runs.starts[run])
 
 
 @inlined
 def stop_of(runs: Runs, run: int, end: int) -> Any:
-    """Return the index after a run's last voxel; ``end`` is the first run of the next line."""
+    """Return the index along the line after a run's last voxel; ``end`` is the first run of the next line."""
     return np.int64(runs.starts[run + 1]) if run + 1 < end else np.int64(runs.shape[0])
 
 

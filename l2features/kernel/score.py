@@ -47,7 +47,10 @@ class Scores(NamedTuple):
 
 
 def score(runs: Runs, distances: Spans, geometry: Placement) -> Scores:
-    """Return the scores; ``distances`` are from :func:`l2features.kernel.distance.whole_distances`."""
+    """Return each label's mean and largest distance, and its representative voxel.
+
+    ``distances`` are those that :func:`l2features.kernel.distance.whole_distances` returns for the runs.
+    """
     n = len(geometry.mean)
     reach = np.zeros(n)
     _find_reach(runs, geometry, reach)

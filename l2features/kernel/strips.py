@@ -23,7 +23,7 @@ _PAD = 64
 
 
 class Tables(NamedTuple):
-    """Squared distances of a run's voxels to the run's two ends, along the first axis."""
+    """Squared distances of a run's voxels to the voxels just before and after it, along the first axis."""
 
     rising: np.ndarray
     """``far`` before index ``half``, for runs that begin at the chunk's border; then squares of 1, 2, ..."""
@@ -75,7 +75,7 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Line
 
 @compiled
 def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
-    """Copy the results of a block that `spread_lines` filled to ``squares``.
+    """Copy the results of a block, filled by `spread_lines`, to ``squares``.
 
     The lines are copied in order, because a vector may write beyond its line's end.
     """
@@ -152,7 +152,10 @@ def _copy(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int
 
 @compiled
 def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Write a strip's squared distances to ``block.out``; return False only if all are below ``far``."""
+    """Write a strip's squared distances to ``block.out``. The parameters are those of `measure_thick`.
+
+    If this returns False, all these distances are below ``far``; if it returns True, some may be ``far``.
+    """
     if _measure_sparse(block, strip, rows, unit, far):
         return True
     reach = int(math.sqrt(far / unit))
@@ -234,5 +237,5 @@ def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> b
 
 @compiled
 def reaches(block: LineBuffers, place: int, far: Any) -> bool:
-    """Return whether any of the LANES results from index ``place`` on, a row of a strip, is ``far``."""
+    """Return whether a row of a strip has a result of ``far``. The row's first result is at ``place``."""
     return bool(any_greater(load(block.out, place), splat(block.out, far - 1)))

@@ -25,6 +25,10 @@ def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
     Where needed, every GROUP-th row is searched first. From row to row, the index of the lowest parabola
     never decreases. So a row between two searched rows needs only the parabolas between the lowest parabolas
     of these two rows.
+
+    ``strip`` is the index of the strip's first line; each line has ``rows`` voxels. ``unit`` is the square of
+    a voxel's extent along the lines, and ``far`` the largest result. A voxel more than ``reach`` rows away
+    does not matter, because its squared distance exceeds ``far``.
     """
     for row in range(rows):
         store(block.stepped, row * LANES, load(block.out, strip + row * block.pitch))

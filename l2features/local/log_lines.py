@@ -38,7 +38,10 @@ class JsonLines(JsonFormatter):
 
 
 def configure() -> None:
-    """Log to stderr, unless the process has log handlers: l2features from level info on, else warnings."""
+    """Log to stderr: loggers of l2features from level INFO on, all others from WARNING on.
+
+    Does nothing if the process already has log handlers.
+    """
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     root = logging.getLogger()
     if root.handlers:

@@ -43,7 +43,7 @@ class StackPlace:
 
 @dataclass(frozen=True)
 class Service:
-    """A service: its command, and the conditions of the services that must come before it.
+    """A service. It starts when each service in ``after`` has reached the given condition, `READY` or `DONE`.
 
     The launcher replaces ``python`` and ``l2features`` in the command by programs.
     """
@@ -54,7 +54,7 @@ class Service:
     after: Mapping[str, str] = field(default_factory=dict)
 
     def is_finite(self, services: list[Service]) -> bool:
-        """Return whether the service exits by itself: another service waits for its end."""
+        """Return whether the service exits by itself. It does if another service waits until it is `DONE`."""
         return any(other.after.get(self.name) == DONE for other in services)
 
 

@@ -124,7 +124,7 @@ class CommandSupervisor:
         return Command(name, argv, self.environment(**more), self.logs / f"{name}.log")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Wait until ``ready()`` is true.
+        """Wait until ``ready()`` is true; ``what`` is the name of the command, for the error message.
 
         Raises Stopped after a signal, and Ended if a command exits or after ``seconds``.
         """

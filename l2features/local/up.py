@@ -31,8 +31,9 @@ TEMPORARY = "up-tmp-"
 
 
 def run(folder: Path, ports: Mapping[str, int]) -> int:
-    """Run the stack until a signal; return the exit status: 0 after a signal, 1 if a service exited.
+    """Run the stack until a signal; return the exit status.
 
+    The status is 0 after a signal, and 1 if a service failed, exited early or did not become ready.
     ``ports`` may fix the ports of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError before any service
     starts.
     """

@@ -141,7 +141,7 @@ class NodeRequest:
 def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priority = Priority.LOW) -> Message:
     """Return a message that requests features of ids; the payload is the ids as little-endian uint64.
 
-    Attributes of the message are ``table_id``, the data set's name, and ``l2_cache_id``, its features table.
+    In the message's attributes, ``table_id`` is the data set's name, and ``l2_cache_id`` its features table.
     A message of high priority also has the attribute ``priority``, which PCGL2Cache does not know.
 
     Raises ValueError if there are no ids.

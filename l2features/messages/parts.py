@@ -1,4 +1,4 @@
-"""Split messages into parts, the ids of one data set and chunk, and batch these."""
+"""Split messages into parts, and batch the parts. A part has ids in one chunk of one data set."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Datas
 
 
 def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
-    """Yield batches of members that have at most `BATCH_IDS` ids in total."""
+    """Yield the members in batches. The members of a batch have at most `BATCH_IDS` ids in total."""
     return batched(members, lambda member: len(member.ids), BATCH_IDS)
 
 

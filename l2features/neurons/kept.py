@@ -80,7 +80,10 @@ class Malformed(ValueError):
 
 @dataclass
 class KeptResults:
-    """Cached results by root: ``arrays``; for results over the limit, the number of items (``longer``)."""
+    """Cached results. ``arrays`` maps a root to its result.
+
+    ``longer`` maps a root whose result exceeds the limit to the number of the result's items instead.
+    """
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     longer: dict[int, int] = field(default_factory=dict)

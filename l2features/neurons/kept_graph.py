@@ -30,13 +30,16 @@ class KeptGraph:
     kept: KeptRoots
 
     def nodes(self, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 ids of roots, and cache them. Roots with more than ``most`` are too large."""
+        """Return the L2 ids of roots, and cache them. A root with more than ``most`` L2 ids is too large."""
         nodes, new = self.find_nodes(roots, most)
         self.keep_nodes(new)
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return a tuple: the L2 ids of roots; by root, those that are not cached yet. Caches nothing."""
+        """Return a tuple: the L2 ids of roots; by root, the L2 ids for `keep_nodes` to cache.
+
+        Caches nothing itself.
+        """
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)

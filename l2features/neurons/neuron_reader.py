@@ -53,6 +53,8 @@ class NeuronReader:
         most_nodes: maximum number of L2 nodes of a root.
         cache_bytes: size of the LRU cache in memory.
 
+    A method for one root reads the root's L2 ids, unless the caller passes them as ``ids``.
+
     All methods raise StoreError and GraphError; for transient errors, StoreUnavailable and GraphUnavailable.
     RootError means that an id is unknown, is not a root, or has more than ``most_nodes`` nodes.
     """
@@ -218,7 +220,6 @@ class NeuronReader:
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
     # ------------------------------------------------------------------ one root
-    # ``ids`` are the root's L2 ids, if the caller has them.
     def nodes(
         self,
         root: int,
@@ -227,7 +228,10 @@ class NeuronReader:
         *,
         ids: Ids | None = None,
     ) -> Answer:
-        """Return the rows and status of a root's nodes, in the order of their ids. Raises RootError."""
+        """Return the rows and status of a root's nodes, in the order of their ids. Raises RootError.
+
+        ``names`` and ``with_reasons`` are those of `Reader.read`.
+        """
         return _read(self.reader, self.l2_ids(root) if ids is None else ids, names, with_reasons)
 
     def edges(self, root: int, *, ids: Ids | None = None) -> tuple[Ids, Pairs]:
@@ -247,8 +251,8 @@ class NeuronReader:
     def kept(self, kind: ResultKind, root: int) -> bytes | None:
         """Return the bytes that `kept_bytes` cached for a root, without reading the root's L2 ids.
 
-        Returns None if no bytes are cached, if rows are being replaced, or without a graph, as segments may
-        get further L2 ids.
+        Returns None if no bytes are cached, or if rows are being replaced. Always returns None for a data set
+        without a graph, because its segments may get further L2 ids.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:

@@ -35,7 +35,10 @@ UNKNOWN, NOT_A_ROOT = "unknown to the graph", "not a root of this data set"
 
 
 class RootError(L2FeaturesError):
-    """A root's nodes cannot be returned; ``size`` is the number of nodes of a root that is too large."""
+    """A root's nodes cannot be returned.
+
+    If the root is too large, ``size`` is the number of its nodes, or a lower bound; otherwise 0.
+    """
 
     def __init__(self, root: int, status: RootStatus, reason: str, size: int = 0) -> None:
         super().__init__(f"root {root}: {reason}")
@@ -97,7 +100,10 @@ class Collected:
         self.reasons |= reasons
 
     def too_large(self, sizes: Mapping[int, int], most: int) -> None:
-        """Refuse roots with more than ``most`` nodes; ``sizes`` maps each root to its number of nodes."""
+        """Refuse roots with more than ``most`` nodes.
+
+        ``sizes`` maps each root to its number of nodes, or to a lower bound.
+        """
         self.refuse(RootStatus.TOO_LARGE, {root: too_large(size, most) for root, size in sizes.items()})
         self.sizes |= sizes
 

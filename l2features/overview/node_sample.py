@@ -78,9 +78,9 @@ def histogram(values: npt.NDArray[np.float64]) -> Histogram | None:
 
 
 def example_root(graph: Graph, geometry: Geometry, nodes: Ids, time: datetime) -> tuple[int, int] | None:
-    """Return a tuple: one of these nodes; its root at a time. None if up to `ROOTS_TRIED` nodes have no root.
+    """Return a tuple: one of these nodes; its root at a time.
 
-    Raises GraphError.
+    At most `ROOTS_TRIED` nodes are tried; returns None if none of them has a root. Raises GraphError.
     """
     tried = nodes[:: max(1, len(nodes) // ROOTS_TRIED)][:ROOTS_TRIED]
     roots = graph.roots_of(geometry, tried, time)

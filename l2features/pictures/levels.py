@@ -67,8 +67,9 @@ def padded(grid: Triple) -> Triple:
 def make_levels(counts: Counts, most: int) -> list[Level]:
     """Return the levels for chunks with ``counts`` (x, y, z) nodes each, the coarsest level first.
 
-    The fullest cell of a level is expected to have ``most`` nodes. The levels end where all nodes that are
-    left fit, at the latest with the level whose cells are chunks.
+    In every level but the last, the fullest cell is expected to have ``most`` nodes. The last level has all
+    nodes that are left. It is the first level whose cells are expected to have at most ``most`` of these
+    nodes each, or, if there is no such level, the one whose cells are chunks.
     """
     whole = padded(as_triple(counts.shape))
     pyramid = [np.pad(counts, [(0, size - n) for size, n in zip(whole, counts.shape, strict=True)])]

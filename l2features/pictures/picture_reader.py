@@ -65,7 +65,7 @@ class PictureReader(NamedTuple):
         return Picture(one_annotation(record, [roots[roots != 0]]), as_ids([]))
 
     def kept_skeleton(self, root: int) -> Picture | None:
-        """Return the cached skeleton of a root; None without a skeleton that is sure to be current."""
+        """Return the cached skeleton of a root; None if none is cached, or the cached one may be outdated."""
         body = self.neurons.kept(SKELETON, root)
         return None if body is None else Picture(body, as_ids([]), True)
 

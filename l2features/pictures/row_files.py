@@ -32,7 +32,7 @@ class RowFiles:
         return all(self._file(unit, layer).exists() for layer in self.layers)
 
     def put(self, unit: int, rows: dict[str, np.ndarray]) -> None:
-        """Write the files of a unit from its rows by layer, unless they exist. Raises VersionError."""
+        """Write a unit's rows, one file per layer. Files that exist are kept. Raises VersionError."""
         for layer in self.layers:
             found = rows.get(layer, np.empty(0, dtype=row_dtype(layer)))
             Folder(str(self.path)).create(self._file(unit, layer).name, found.tobytes())
@@ -45,7 +45,10 @@ class RowFiles:
             yield np.array(rows[first:last])
 
     def open_worker(self, run: StaticExport) -> Callable[[Chunk], None]:
-        """Return the function with which a worker reads and stores a unit, numbered by ``chunk.x``."""
+        """Return the function that reads and stores a unit.
+
+        It takes a `Chunk`, whose ``x`` is the number of the unit.
+        """
         source = run.open()
 
         def scan(chunk: Chunk) -> None:
@@ -56,7 +59,10 @@ class RowFiles:
     def open_writer(
         self, run: StaticExport, units: int, progress: Callable[[], object]
     ) -> Callable[[Chunk], WrittenPart]:
-        """Return the function with which a worker writes a part (a shard), numbered by ``chunk.x``."""
+        """Return the function that writes a part. It takes a `Chunk`, whose ``x`` is the number of the part.
+
+        ``units`` is the number of units; ``progress`` is called after each skeleton.
+        """
         writer = PartWriter(run, progress)
 
         def write(chunk: Chunk) -> WrittenPart:

@@ -86,8 +86,9 @@ def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, w
 def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
     """Return the sharding of cells by their Morton codes.
 
-    Runs of 2^n neighbouring cells stay in one file, so that a viewer reads few files; n is as large as
-    possible without too large files. Runs are assigned to files in turn, or by hash if only that fits.
+    Runs of 2^n neighbouring cells stay in one file, so that a viewer reads few files. The limit on the size
+    of a file decides how large n can be. Runs are assigned to files in turn; by hash if files would otherwise
+    be too large.
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.

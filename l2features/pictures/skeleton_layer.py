@@ -28,7 +28,10 @@ def skeleton_info() -> dict[str, Any]:
 
 
 def skeleton_bytes(graph: NeuronGraph) -> bytes:
-    """Return the default skeleton of a root's graph, with the attributes of the layer."""
+    """Return the skeleton of a root's graph as a precomputed file with `VERTEX_ATTRIBUTES`.
+
+    The skeleton is made with the default settings of `skeletonize`.
+    """
     skeleton, columns = skeletonize(graph), {}
     places = np.searchsorted(graph.node_ids, skeleton.l2_ids)
     columns["radius"] = skeleton.segment_radius_nm

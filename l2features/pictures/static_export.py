@@ -54,9 +54,9 @@ class WantedExport:
 
 
 class WrittenPart(BaseModel):
-    """A written part (shard) of an export: its file, if it has rows, and counts of the content.
+    """A written part (shard) of an export: its file, if the part has rows, and counts of the content.
 
-    ``largest`` is the largest number of nodes of a key.
+    ``largest`` is the number of nodes of the key that has the most; in skeletons, each key counts as one.
     """
 
     part: int
@@ -111,7 +111,7 @@ class StaticExport:
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return the record of a part that an earlier run wrote; None unless the part's file is complete."""
+        """Return an earlier run's record of a part; None if there is none or the file is incomplete."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
@@ -126,8 +126,9 @@ class PartWriter:
     skeletons: Skeletons | None = None
 
     def write(self, part: int, pieces: Iterable[np.ndarray]) -> WrittenPart:
-        """Write the file of a part from its rows, in any order, and record that the part is written.
+        """Write a part's file from its rows, which may be in any order; write and return the part's record.
 
+        A part without rows has a record but no file.
         Raises VersionError, and for skeletons GraphError, StoreError or RootError.
         """
         index, shard = self.run.index_of(part)
@@ -165,7 +166,10 @@ def done_path(part: int) -> str:
 
 
 def prepare(wanted: WantedExport) -> StaticExport:
-    """Return the export to make, after writing its plan. Raises ConfigError, StoreError or VersionError."""
+    """Write the plan of an export, or read the plan that an earlier run wrote; return the export.
+
+    Raises ConfigError, StoreError or VersionError, and for skeletons GraphError or RootError.
+    """
     dataset, folder = wanted.dataset, Folder(wanted.output)
     check_bigtable(dataset.store)
     for layer in wanted.layers:
@@ -246,9 +250,10 @@ class ExportSource:
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:
-        """Return a unit's rows by layer of the viewer, each sorted by part (a shard of an index).
+        """Return a unit's rows by layer of the viewer, with the rows of a layer sorted by part.
 
-        A unit is a part of a version's file; the last unit has all roots with skeletons, if these are wanted.
+        A part is a shard of an index. A unit is a part of a version's file; if skeletons are wanted, the last
+        unit has the roots that get one.
         """
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):

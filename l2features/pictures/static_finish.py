@@ -28,7 +28,7 @@ _UNFINISHED = re.compile(r"\.(info|index\.html|(plan|manifest)\.json|[0-9a-f]+\.
 
 
 class StaticManifest(BaseModel):
-    """The content of an export: annotations, segments or skeletons per layer, and bytes per shard."""
+    """The content of an export: counts of annotations, segments or skeletons by layer, and bytes by shard."""
 
     format: int = FORMAT
     dataset: str
@@ -39,7 +39,10 @@ class StaticManifest(BaseModel):
 
 
 def finished_before(run: StaticExport) -> StaticManifest | None:
-    """Return the manifest of a complete export, after removing unfinished files; else None."""
+    """Return the manifest of an export that an earlier run completed; None if the export is incomplete.
+
+    Also removes temporary files, if the export is complete.
+    """
     manifest = run.folder.read_model(MANIFEST, StaticManifest, FORMAT, "is malformed: choose an empty folder")
     if manifest is not None:
         _clean(run)
@@ -120,7 +123,7 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
 
 
 def pages(run: StaticExport, shards: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield pairs (path, content): an HTML page that lists a folder, for servers that do not list folders."""
+    """Yield pairs (path, content) of HTML pages, one per folder, for servers that do not list folders."""
     folders: dict[str, dict[str, str]] = {"": {}}
     for path in [*(f"{layer}/{INFO}" for layer in run.plan.layers), *shards]:
         parts = path.split("/")

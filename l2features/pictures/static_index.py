@@ -82,7 +82,11 @@ class Index(BaseModel):
 
 
 def row_dtype(layer: str) -> np.dtype:
-    """Return the dtype of a layer's rows: ``part``, then a node's id, root and record, or a root's id."""
+    """Return the dtype of a layer's rows.
+
+    A row has a ``part`` and an ``id``, which is a root's in the layer of skeletons, else a node's. A node's
+    row also has the node's ``root`` and its annotation, ``record``.
+    """
     if layer == SKELETONS:
         return np.dtype([("part", "<u4"), ("id", "<u8")])
     record = NODE_LAYERS[layer].annotations.dtype
@@ -90,7 +94,7 @@ def row_dtype(layer: str) -> np.dtype:
 
 
 def parts_of(indexes: Sequence[Index]) -> list[int]:
-    """Return the number of each index's first part, and at the end the number of all parts.
+    """Return the position of each index's first part among all parts, then the number of all parts.
 
     A part is one shard of one index.
     """
@@ -101,7 +105,10 @@ def parts_of(indexes: Sequence[Index]) -> list[int]:
 def divided(
     rows: np.ndarray, layer: str, indexes: Sequence[Index], geometry: Geometry
 ) -> npt.NDArray[np.void]:
-    """Return a layer's rows, once for each index that needs the row, with ``part`` set, sorted by part."""
+    """Return a layer's rows with ``part`` set, sorted by part.
+
+    A row occurs once for each index that needs it.
+    """
     firsts = parts_of(indexes)
     own = [(index, first) for index, first in zip(indexes, firsts[:-1], strict=True) if index.layer == layer]
     levels = [index.level for index, _ in own if index.level]
@@ -124,7 +131,7 @@ def _taken(rows: np.ndarray, places: npt.NDArray[np.intp]) -> np.ndarray:
 
 
 class Shard(NamedTuple):
-    """The bytes of a shard, its number of keys, and the largest number of nodes of a key."""
+    """A shard's bytes, its number of keys, and the number of nodes of the key that has the most."""
 
     content: bytes
     keys: int
@@ -182,7 +189,7 @@ def sharded(sharding: Sharding, keys: Ids, values: Iterable[bytes], least: int =
 def static_info(
     layer: str, geometry: Geometry, indexes: Sequence[Index], largest: Callable[[Index], int]
 ) -> dict[str, Any]:
-    """Return the ``info`` file of a layer; ``largest`` returns the nodes in an index's fullest cell.
+    """Return the ``info`` file of a layer; ``largest`` counts the nodes in the fullest cell of an index.
 
     The bounds cover whole cells of every level, since cloud-volume leaves out cells that extend beyond the
     bounds.

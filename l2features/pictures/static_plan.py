@@ -47,7 +47,7 @@ SAMPLE, SAMPLE_ROWS = 16, 4_000
 
 
 class StaticPlan(BaseModel):
-    """The planned content of an export: a part is one shard of one index."""
+    """The planned content of an export. A part of the export is one shard of one index."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -103,7 +103,10 @@ def begin(folder: Folder, wanted: StaticPlan, indexes: Callable[[], Iterable[Ind
 
 # ------------------------------------------------------------------ indexes
 def make_indexes(plan: StaticPlan, reader: VersionReader, geometry: Geometry) -> Iterator[Index]:
-    """Yield the indexes of the layers of nodes. Reads the ids of all nodes, and a sample of their rows."""
+    """Yield the indexes of the plan's layers that draw nodes.
+
+    Reads the ids of all nodes, and the rows of a sample of nodes.
+    """
     layers = [layer for layer in plan.layers if layer in NODE_LAYERS]
     if not layers:
         return

@@ -77,7 +77,7 @@ def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
 
 
 def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> Any:
-    """Return the roots with the largest volumes, at most ``most``, as a table sorted by root id.
+    """Return id, volume and ``columns`` of the ``most`` largest roots, as a table sorted by root id.
 
     Raises VersionError if the version has no roots, or cannot be read.
     """

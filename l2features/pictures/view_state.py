@@ -50,7 +50,7 @@ class View(NamedTuple):
     def state(self) -> Any:
         """The `neuroglancer.ViewerState`. Raises ConfigError if the library is not installed.
 
-        If roots are selected, or can be selected in the list ``properties``, only their nodes are drawn.
+        With ``roots`` or ``properties`` (a list of roots), only the nodes of selected roots are drawn.
         """
         with naming_extras():
             import neuroglancer

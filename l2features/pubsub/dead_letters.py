@@ -34,8 +34,8 @@ def open_dead_letters(where: str) -> DeadLetters:
 def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
     """Open a folder, or a subscription ``projects/…/subscriptions/…``, without I/O.
 
-    Listings stop after ``limit`` letters; by default, those of a subscription stop after `LIMIT`. Raises
-    ConfigError for any other address.
+    A listing stops after ``limit`` letters. Without ``limit``, the listing of a folder is complete, and that
+    of a subscription stops after `LIMIT`. Raises ConfigError for any other address.
     """
     if where.startswith("projects/"):
         return LetterQueue(Subscription(where), limit or LIMIT)

@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Which messages may be taken: of the first ``ranks`` subscriptions, of a weight up to ``heaviest``."""
+    """Which messages may be taken: those with a rank below ``ranks`` and a weight up to ``heaviest``."""
 
     ranks: int
     heaviest: float = math.inf
@@ -66,9 +66,10 @@ class Leased:
 
 
 class Intake:
-    """Pulls and leases messages of subscriptions, the most urgent subscription first.
+    """Pulls and leases messages of subscriptions.
 
     Args:
+        subscriptions: from the most to the least urgent.
         judge: returns a message's region and weight; must not raise.
         wake: called, in any thread, when there are new messages to `take`, and when ``failure`` was set
             because a subscription cannot be read or a thread failed.
@@ -99,9 +100,9 @@ class Intake:
         """Take about ``most`` waiting messages within ``limits``, of one subscription and one table.
 
         The messages are of the most urgent subscription that has any within the limits. They begin with the
-        region of the oldest message and continue with the following regions. More than ``most`` messages are
-        taken if the last region has them. Their total weight is at most ``weight``, except for a single
-        message that is heavier.
+        region of the oldest message and continue with the following regions. There may be more than ``most``
+        messages, to complete the last region. The total weight is at most ``weight``, except that a heavier
+        message may be taken alone.
         """
         with self._changed:
             allowed = [leased for leased in self._waiting.values() if limits.allow(leased)]

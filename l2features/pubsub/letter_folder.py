@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 
 
 class LetterFolder:
-    """A folder of dead letters, which `check` or the first `put` creates."""
+    """A folder of dead letters. `check` or the first `put` creates the folder."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
         self.path, self.limit, self.limited = Path(path), limit, False
@@ -102,7 +102,7 @@ class LetterFolder:
 def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
     """Return the folder at the path ``where``.
 
-    Raises ConfigError for a URL or a Pub/Sub name; ``otherwise`` is the other form that its message expects.
+    Raises ConfigError for a URL or a Pub/Sub name. Its message expects a folder or ``otherwise``.
     """
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")

@@ -33,7 +33,7 @@ class LetterTopic(Topic):
     """Publishes dead letters to a topic, ``projects/…/topics/…``."""
 
     def check(self) -> None:
-        """Raise DeadLetterError if the topic is missing. Without permission to look, raise nothing."""
+        """Raise DeadLetterError if the topic is missing, but nothing if it cannot be checked."""
         try:
             super().check()
         except PublishError as error:
@@ -179,7 +179,7 @@ def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> D
     """Return the dead letter that a message represents.
 
     A missing time is replaced by ``published`` (seconds since 1970), and a missing number of attempts by 1.
-    Raises DeadLetterError for a format that is newer than `FORMAT`.
+    Raises DeadLetterError for a format that `check_format` refuses.
     """
     fields = {key.removeprefix(PREFIX): value for key, value in attributes.items() if key.startswith(PREFIX)}
     if (version := fields.get("format")) is not None:

@@ -15,7 +15,7 @@ PAYLOAD_SUFFIX = ".bin"
 
 
 def find_messages(path: Path) -> list[Path]:
-    """Return the file of one recorded message, or the files of all recorded messages in a folder, by name.
+    """Return one file for each recorded message in a folder, sorted; ``path`` may also be a single message.
 
     ``NAME.bin`` is a payload, and ``NAME.json`` has its attributes. A ``NAME.json`` without a ``NAME.bin`` is
     a dead letter. Raises ConfigError if no such file exists.

@@ -33,7 +33,7 @@ class SubscriptionError(L2FeaturesError):
 
 
 class SubscriptionRefused(SubscriptionError):
-    """The subscription is missing, or access to it is denied."""
+    """The subscription is missing, access to it is denied, or the request is invalid."""
 
 
 class Received(NamedTuple):

@@ -230,7 +230,10 @@ def parquet(table: Any) -> bytes:
 
 
 def parquet_schema(schema: Any) -> Any:
-    """Return a schema with lists for fixed-size lists, as Arrow cannot read null ones back from Parquet."""
+    """Return the schema with lists in place of fixed-size lists.
+
+    Arrow cannot read null fixed-size lists from Parquet.
+    """
     return pa.schema([f.with_type(_listed(f.type)) for f in schema], metadata=schema.metadata)
 
 

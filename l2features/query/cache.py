@@ -52,7 +52,7 @@ class RowCache:
         return sum(array.nbytes for array in (self._ids, self._places, *rows, self._next))
 
     def lookup(self, ids: Ids, names: Sequence[str]) -> tuple[npt.NDArray[np.bool_], Rows]:
-        """Return a tuple: whether each id is cached with all ``names``, (n,); the rows of cached ids."""
+        """Return a tuple: whether each id is cached with all ``names``, (n,); the rows of those that are."""
         columns = columns_of(tuple(names))
         sets = self._sets(ids)
         with self._lock:
@@ -65,7 +65,7 @@ class RowCache:
         return hit, found
 
     def clear(self) -> None:
-        """Forget all rows. Rows whose read began before are not cached either; see `insert`."""
+        """Forget all rows. Reads that began before this call do not fill the cache; see `insert`."""
         with self._lock:
             self._ids[...] = 0
             self._known[...] = False
@@ -74,7 +74,8 @@ class RowCache:
     def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
         """Cache rows of unique ids; ``names`` are the attributes that were read.
 
-        ``epoch`` is that of the cache before the read. If the cache was cleared since, nothing is cached.
+        ``epoch`` is the cache's epoch before the read. If the cache was cleared since, nothing is cached.
+        Without ``epoch``, this is not checked.
         """
         columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)

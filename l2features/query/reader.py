@@ -56,9 +56,9 @@ class Answer:
         return sorted_unique(self.rows.ids[waiting])
 
     def updated(self, fresh: Answer) -> Answer:
-        """Return this answer with the rows, status and reasons that ``fresh`` has for some of the ids.
+        """Return this answer with the rows, status and reasons of ``fresh`` for the ids in ``fresh``.
 
-        The ids of ``fresh`` are sorted and unique.
+        The ids of ``fresh`` must be sorted and unique.
         """
         if not len(fresh.rows):
             return self

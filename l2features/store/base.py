@@ -120,13 +120,16 @@ class FeatureRows(Protocol):
         """Write complete rows (dtype `schema.FEATURES`) durably. Repeating the call changes nothing."""
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        """Return the rows of these ids, in the order of the ids, with the attributes ``names``."""
+        """Return the rows of these ids, in the order of the ids, with the attributes ``names``.
+
+        An id that is missing from the table gets a row without attributes.
+        """
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         """Return all rows with ids from ``chunk_id`` to ``last_id``, both included, sorted by id."""
 
     def first_ids(self, first_id: int, most: int) -> Ids:
-        """Return the ``most`` lowest ids of rows from the id ``first_id`` on, sorted."""
+        """Return the ids of the first ``most`` rows whose id is at least ``first_id``, sorted."""
 
     def delete(self, first_id: int, last_id: int) -> None:
         """Delete the rows from ``first_id`` to ``last_id``, both included."""
@@ -166,10 +169,10 @@ class ChunkLog(Protocol):
         """
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        """Count a new attempt at each task in ``works`` on a chunk; return the number of attempts per task.
+        """Add 1 to the attempt count of each task in ``works`` on a chunk; return the new counts.
 
-        Only attempts since the last `clear_attempts` count. An attempt that is never cleared has killed or
-        hung its process. The task ``""`` means the whole chunk; `put_chunk` clears the attempts at this task.
+        `clear_attempts` sets a count to 0. An attempt that is never cleared has killed or hung its process.
+        The task ``""`` means the whole chunk; `put_chunk` clears the attempts at this task.
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
@@ -196,7 +199,10 @@ class SegmentIndex(Protocol):
     """The nodes of each segment of a data set without a graph."""
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return the ``most`` + 1 lowest nodes of each segment, sorted; unknown segments are left out."""
+        """Return the lowest nodes of each segment, sorted, at most ``most`` + 1; leave out unknown segments.
+
+        The extra node shows that a segment has more than ``most`` nodes.
+        """
 
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
         """Add a chunk's segments to the index: the segment at index i belongs to node ``chunk_id`` + i + 1.

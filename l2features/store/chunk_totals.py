@@ -34,7 +34,7 @@ class ChunkTotals:
         n_failed: number of failed chunks.
         failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
-        recent: by second since 1970, the chunks done in the ``window`` up to the second of ``newest``.
+        recent: by second since 1970, the `Work` done in the ``window`` that ends with ``newest``.
     """
 
     window: timedelta
@@ -64,7 +64,7 @@ class ChunkTotals:
         self.add_recent(second_of(record.time), Work(1, record.nodes))
 
     def add_failed(self, chunk_id: int, reason: str) -> None:
-        """Count a failed chunk, and store its reason if it is among the first ``most_failed``."""
+        """Count a failed chunk. The first ``most_failed`` chunks are also stored with their reasons."""
         self.n_failed += 1
         if len(self.failed) < self.most_failed:
             self.failed.append((chunk_id, reason))
@@ -79,11 +79,14 @@ class ChunkTotals:
             self.saturated[name] += count * chunks
 
     def add_newest(self, time: datetime) -> None:
-        """Set ``newest`` to the time of a done chunk if that is later."""
+        """Set ``newest`` to the time of a done chunk if this time is later."""
         self.newest = max(time, self.newest or time)
 
     def add_recent(self, second: int, work: Work) -> None:
-        """Add chunks done in a second, if it is in the window. `drop_old` drops seconds that left it."""
+        """Add the chunks done in a second, unless the second is before the window.
+
+        A later ``newest`` moves the window; `drop_old` then drops the seconds before it.
+        """
         if second < self.oldest_second:
             return
         chunks, nodes = self.recent.get(second, (0, 0))

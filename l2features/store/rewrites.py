@@ -39,7 +39,7 @@ class Rewrites(BaseModel):
 
 
 def read_generation(notes: TableNotes) -> bytes | None:
-    """Return the table's generation, 16 bytes that change whenever rows are replaced.
+    """Return the table's generation, 16 bytes that change whenever rows are replaced; zeros at first.
 
     Returns None while a job may be replacing rows, and if the note is malformed; the next job then replaces
     the note. Raises StoreError if the store fails, and NewerNote for a note of a newer format.

@@ -43,10 +43,11 @@ def start_index(store: Store) -> None:
 
 
 def build_index(store: Store, geometry: Geometry) -> Iterator[int]:
-    """Index the segments of all recorded chunks; yield the number of indexed chunks after each shard.
+    """Index the segments of all recorded chunks, `SHARD_CHUNKS` chunks of the grid at a time.
 
-    The progress is recorded after each shard, so an interrupted run can be resumed. Until the index is
-    complete, no chunk may be ingested from a changed segmentation.
+    Yields the number of finished chunks of the grid: first that of earlier runs, then after each shard. The
+    progress is recorded after each shard, so an interrupted run can be resumed. Until the index is complete,
+    no chunk may be ingested from a changed segmentation.
     """
     state, box = index_state(store), whole_box(geometry.grid)
     first = len(box) if state.complete else state.chunks

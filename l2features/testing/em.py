@@ -107,7 +107,10 @@ class EmDataset:
 
 
 def read_labels(shared: Path, slices: int) -> np.ndarray:
-    """Return z slices of the recorded EM volume (512 x 512 voxels each); of a synthetic volume without it."""
+    """Return ``slices`` z slices, 512 x 512 voxels each, of the recorded EM volume.
+
+    If the recording is missing, the slices are of a synthetic volume.
+    """
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
         return read_em(path)[:, :, :slices]
@@ -126,7 +129,10 @@ def make_crops(labels: np.ndarray, size: Triple, most: int) -> list[Crop]:
 
 
 def cut_into_blocks(labels: np.ndarray) -> Crop:
-    """Cut cells into supervoxels, each the voxels of one cell in one block, in the order of the blocks."""
+    """Cut cells into supervoxels, which are numbered in the order of the blocks.
+
+    A supervoxel has the voxels of one cell in one block.
+    """
     import fastremap
 
     cells, _ = fastremap.renumber(np.asfortranarray(labels), preserve_zero=True)

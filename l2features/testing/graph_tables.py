@@ -33,13 +33,13 @@ def put_rows(rows: Mapping[bytes, Mapping[bytes, bytes]]) -> str:
 
 
 def meta_table(watershed: str | None = "", mip: int = 0, custom: dict[str, object] | None = None) -> str:
-    """Create a table of PyChunkedGraph 2."""
+    """Create a table of PyChunkedGraph 2; return its URL."""
     meta = graph_meta(GEOMETRY, "g", 3, watershed or "", mip, custom)
     return put_rows({b"meta": {b"meta": meta}})
 
 
 def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
-    """Create a table of PyChunkedGraph 1, optionally with the info of its segmentation."""
+    """Create a table of PyChunkedGraph 1, optionally with its segmentation's info; return the table's URL."""
     cells = {
         b"chunk_size": np.array(GEOMETRY.chunk_size, "<u8").tobytes(),
         b"fan_out": (2).to_bytes(8, "little"),

@@ -40,7 +40,10 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
 
 
 def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Return distances in whole nm. They are exact if squared distances stay below 2^24, as in float32."""
+    """Return each voxel's distance to the nearest voxel of another label, in whole nm; 0 for label 0.
+
+    Squares are computed in float32, in a unit that divides the resolution. So they are exact below 2^24.
+    """
     exact = [Fraction(str(float(r))) for r in resolution]
     below = math.lcm(*(r.denominator for r in exact))
     unit = math.gcd(*(int(r * below) for r in exact))
@@ -60,7 +63,10 @@ def voxels_by_label(dense: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def surface_areas(dense: np.ndarray, n_labels: int, nm: np.ndarray) -> np.ndarray:
-    """Return the area of the faces between each label and others, floored to whole nm^2."""
+    """Return the area of each label's faces to other labels, shape (n_labels + 1,), in whole nm^2.
+
+    Label 0 counts as another label. Areas are rounded down.
+    """
     areas = np.zeros(n_labels + 1)
     for axis in range(3):
         below = np.moveaxis(dense, axis, 0)[:-1]
@@ -84,15 +90,15 @@ def _fill_distances(
 
 
 def central_scores(coords: np.ndarray, dts: np.ndarray, nm: np.ndarray) -> np.ndarray:
-    """Return the score that a label's representative voxel maximises."""
+    """Return the score of each voxel of a label, (n,). The representative voxel has the largest score."""
     from_centre = np.linalg.norm((coords - np.mean(coords, axis=0)) * nm, axis=1)
     return dts * (1 - from_centre / from_centre.max()) if len(coords) > 1 else dts
 
 
 def central_voxels(mask: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Return the voxels of a label with the largest score, in C order.
+    """Return the voxels in ``mask`` that have the largest score, (n, 3), in C order.
 
-    Distances are measured in the label's bounding box, grown by one voxel: no voxel outside can be nearer.
+    Distances are measured in the mask's bounding box, grown by one voxel: no voxel outside can be nearer.
     """
     coords = np.argwhere(mask)
     ends = zip(coords.min(axis=0).tolist(), coords.max(axis=0).tolist(), strict=True)

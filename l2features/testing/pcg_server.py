@@ -121,7 +121,7 @@ def load_recorded(dump: Path, watershed: Path, layers: Path) -> dict[str, Pcg]:
 
 
 def served_at(table: str, watershed: str) -> Pcg:
-    """Return the graph in a table of the emulator, over a copy of its segmentation."""
+    """Return the graph in a table of the emulator, with the segmentation at the path ``watershed``."""
     graph = CaveGraph(f"bigtable://{INSTANCE}/{INSTANCE}/{table}")
     return Pcg(graph, served_info(graph, watershed))
 

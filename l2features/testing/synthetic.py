@@ -183,7 +183,11 @@ class ProofreadGraph:
         return self._edit(made, [root], sorted([one, other]))
 
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
-        """Split an object in two: split the nodes in ``parts``, and divide its other nodes by chunk id."""
+        """Split an object in two.
+
+        ``parts`` maps each node to split to the supervoxels of the two new nodes. The object's other nodes
+        are divided by chunk id.
+        """
         (old,) = {self.roots[node] for node in parts}
         cut = self.chunk_id(next(iter(parts)))
         others = self.nodes.pop(old)

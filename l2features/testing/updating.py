@@ -66,7 +66,7 @@ class TimedFeed(Feed):
         super().__init__("edits", ACK_DEADLINE_S)
 
     def publish_one(self, data: bytes, attributes: Mapping[str, str]) -> float:
-        """Publish a message; returns ``time.perf_counter`` just before sending."""
+        """Publish a message; return ``time.perf_counter`` just before sending."""
         began = time.perf_counter()
         message = {"data": data, "attributes": dict(attributes)}
         self._publisher.publish(topic=self.topic, messages=[message], retry=None, timeout=PUBLISH_S)
@@ -168,7 +168,7 @@ def wait_for_rows(
 def warm_up(
     dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
 ) -> None:
-    """Publish ``n`` edits, each after the last is applied, so that the updater has opened everything."""
+    """Publish ``n`` edits, each after the previous one is applied, so that the updater opens everything."""
     editor = Editor(dataset, seed=1)
     for number in range(n):
         ids = editor.split(chunks[number % len(chunks)])

@@ -86,7 +86,10 @@ class VersionWriter:
         retired: Any = (),
         time: datetime = TIME,
     ) -> Manifest:
-        """Write a version of these nodes and, with ``base``, of that version's roots except ``retired``."""
+        """Write version ``number`` with these nodes.
+
+        With ``base``, the version also has the roots of version ``base``, except those in ``retired``.
+        """
         by_root = nodes.sorted_by(nodes.rows.ids, nodes.roots)
         by_node = nodes.sorted_by(nodes.rows.ids)
         files = self._layout(number, "by_root", self._nodes(by_root))

@@ -88,7 +88,11 @@ class Pending:
         return int(now // MINUTE_S) != self.written
 
     def added_to(self, kept: UpdateHistory | None, backlog: int | None, now: float) -> UpdateHistory:
-        """Return the history ``kept`` with these figures in the entry for this minute."""
+        """Return the history ``kept`` with these figures and ``backlog`` in the entry for the current minute.
+
+        If ``kept`` has this entry already, its figures are combined with these. Without ``kept``, a
+        history begins.
+        """
         kept = kept or UpdateHistory()
         minute = int(now // MINUTE_S)
         median = p99 = None

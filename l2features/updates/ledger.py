@@ -29,7 +29,7 @@ _OPENED, _REPORT = "opened", "report"
 
 @dataclass(frozen=True, eq=False)
 class OpenMessage:
-    """A decoded message: the numbers of its parts (nodes by chunk), and the outcomes of ids in no part."""
+    """A decoded message. ``parts`` are its part numbers; ``outcomes`` are those that belong to no part."""
 
     delivery: Delivery
     parts: frozenset[int]
@@ -50,7 +50,7 @@ Entry = OpenMessage | Report
 
 
 class Tally(NamedTuple):
-    """The numbers of a message's expected and reported parts, as bit sets in bytes.
+    """Which parts of a message are expected, and which are reported, as bit sets of part numbers in bytes.
 
     ``expected`` is None until the message itself is reported. A tally must be small, because it is read for
     every part.

@@ -52,7 +52,7 @@ class Attempts:
 
 
 def given_up(place: DatasetChunk, member: Member) -> Outcome:
-    """Return the outcome of a message that kills or hangs every process that computes it."""
+    """Return the outcome of a message's part that kills or hangs every process that computes the part."""
     detail = f"chunk {place.chunk}: {GIVEN_UP}"
     return Outcome.refused(Reason.STILL_FAILED, detail, member.ids, place.dataset)
 

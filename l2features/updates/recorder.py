@@ -93,7 +93,7 @@ class Recorder:
     """The figures of this process, by data set.
 
     Args:
-        datasets: data sets whose heartbeat starts before their first message.
+        datasets: data sets whose tables get a record of this process even before the first message.
         who: name of this process among the updaters of a table; by default host, process id and a random
             part.
     """

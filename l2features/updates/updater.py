@@ -121,8 +121,8 @@ class Updater(OpenDatasets):
     def compute(self, place: DatasetChunk, members: Sequence[Member]) -> Iterator[Computed]:
         """Compute the features of a chunk's nodes for members, which are parts of messages.
 
-        After an error that a single message may have caused, each member is computed alone. Raises a
-        transient error, instead of returning results, if a message is younger than `Update.repeat_s`.
+        After an error that a single message may have caused, each member is computed alone. If a message is
+        younger than `Update.repeat_s`, a transient error is raised after all computed rows are written.
         """
         for batch in batches(members):
             if self.update.counted:

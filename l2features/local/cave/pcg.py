@@ -82,7 +82,10 @@ class Pcg:
         return np.asarray(((first < box[1]) & (first + size > box[0])).all(axis=1))
 
     def edges(self, node: int, box: Box | None) -> Ids:
-        """Return the edges (n, 2) between the L2 nodes below a node; with ``box``, only in these chunks."""
+        """Return the edges (n, 2) between the L2 nodes below a node.
+
+        With ``box``, both nodes of an edge are in chunks of the box.
+        """
         below = self._l2_nodes(as_ids([node]), box)
         return self.graph.root_edges(self.geometry, below)[node]
 
@@ -106,8 +109,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``; 0 if there is none.
 
-        The search goes up one layer at a time for all ids. As in PyChunkedGraph, it ends when no node that it
-        has reached has a parent, and returns the reached nodes.
+        The search goes up from all ids at once, parent by parent. As in PyChunkedGraph, it also ends if no
+        node below ``layer`` that it has reached has a parent. Then it returns these nodes instead of 0.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -122,7 +125,10 @@ class Pcg:
         return found
 
     def root(self, node: int, layer: int, time: datetime) -> int:
-        """Return the ancestor of one node in ``layer`` or above at ``time``. Raises NotFound without one."""
+        """Return a node's lowest ancestor in ``layer`` or above at ``time``.
+
+        Raises NotFound if the node has none.
+        """
         (found,) = self.roots(as_ids([node]), layer, time)
         if self.geometry.layout.layers(as_ids([found]))[0] < layer:
             raise NotFound(f"node {node} has no ancestor of layer {layer} at {time.isoformat()}")

@@ -57,7 +57,10 @@ class SampleEditor:
         self._graph.close()
 
     def edit(self, kind: str) -> Edit:
-        """Merge two objects or split one, in a random chunk, and write the result. Raises GraphError."""
+        """Edit objects in a random chunk, and write the edit: merge two or split one, as ``kind`` says.
+
+        ``kind`` is `MERGE` or `SPLIT`. Raises GraphError.
+        """
         operation = self.table.take(OPERATIONS)
         random = np.random.default_rng(operation)
         for xyz in random.permutation(list(np.ndindex(*self.geometry.grid))).tolist():

@@ -47,9 +47,9 @@ def check_config(directory: Path, sample: Sample) -> None:
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raise ConfigError if a directory has files, but not of this sample or of `l2features up`.
+    """Raise ConfigError for a directory with files that neither this sample nor `l2features up` wrote.
 
-    A segmentation with this ``info`` is accepted even if it is not complete.
+    A segmentation counts as this sample's if its info is ``info``, even if it is not complete.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()
@@ -64,7 +64,10 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
 
 
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
-    """Return the error message for a folder with other files; ``expected`` names a folder to use instead."""
+    """Return the error message for a folder with unexpected files, ``names``.
+
+    ``expected`` says which folder to use instead, besides a new or empty one.
+    """
     found = ", ".join(sorted(names)[:3])
     return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"
 

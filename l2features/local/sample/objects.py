@@ -1,4 +1,4 @@
-"""The nodes and edges of some objects of a sample, and the parts into which a node's split divides them."""
+"""The nodes and edges of some of a sample's objects, and the parts into which a split can divide a node."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Divide a node's supervoxels into groups: a group is connected through the object's other nodes.
+    """Divide a node's supervoxels into the groups that are connected through the object's other nodes.
 
-    The largest group comes first, counting its supervoxels and the nodes that connect them.
+    Larger groups come first. The size of a group is the number of its supervoxels and of the other nodes
+    that are connected with them.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.

@@ -105,8 +105,8 @@ def make_sample(
 ) -> Path:
     """Write a sample's segmentation and data sets file into ``directory``.
 
-    Returns the path of the data sets file. ``progress`` is called for each chunk. Raises ConfigError if the
-    directory cannot be used.
+    Returns the path of the data sets file. ``progress`` is called with 1 after each chunk. Raises ConfigError
+    if the directory cannot be used.
     """
     from cloudvolume import CloudVolume
 

@@ -61,7 +61,10 @@ def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, hea
 
 @compiled
 def count_chunks(data: Bytes, ends: np.ndarray) -> int:
-    """Count the cell chunks in messages, up to the first malformed field: an upper limit for their cells."""
+    """Return the number of cell chunks in messages, up to the first malformed field.
+
+    The messages have at most this number of cells.
+    """
     count = 0
     at: Any = np.int64(0)
     for end in ends:

@@ -152,7 +152,10 @@ class BigtableStore(Store):
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in batch])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """See `ChunkLog.put_chunk`. The index is written first: an interrupted call can be repeated."""
+        """See `ChunkLog.put_chunk`.
+
+        The index is written before the record, so an interrupted call can be repeated.
+        """
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
         if not np.array_equal(before, after):

@@ -70,9 +70,10 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
 def create_table(
     project: str, instance: str, name: str, timeout_s: float, rules: Mapping[str, Any] = FAMILIES
 ) -> bool:
-    """Create a table with the column families of ``rules``; return whether it was created.
+    """Create a table; return whether it was created. An existing table remains unchanged.
 
-    An existing table remains unchanged. Raises GoogleAPIError or GoogleAuthError if the call fails.
+    ``rules`` maps the names of the column families to their rules of garbage collection.
+    Raises GoogleAPIError or GoogleAuthError if the call fails.
     """
     with closing(bigtable.Client(project=project, admin=True)) as admin, suppress(AlreadyExists):
         place = admin.instance(instance)
@@ -118,7 +119,10 @@ def reason(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error of Google's client, then its causes; the cause of a group is its `most_telling`."""
+    """Yield an error of Google's client, then its causes.
+
+    A group of errors counts as caused by the `most_telling` of them.
+    """
     while error is not None:
         yield error
         inner = getattr(error, "exceptions", None)
@@ -126,7 +130,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def most_telling(failures: Sequence[Exception]) -> Exception | None:
-    """Return the last of several errors that is not a timeout; if all are timeouts, the last."""
+    """Return the last of several errors, but ignore timeouts unless all errors are timeouts."""
     telling = [error for error in failures if not isinstance(error, DeadlineExceeded)]
     best = telling or failures
     return best[-1] if best else None

@@ -115,7 +115,7 @@ class CellEntry(_ProtoEntry):
 
 
 def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
-    """Yield the rows that `BigtableStore.write` writes, for the older client, which Beam's connector uses."""
+    """Yield the mutations of `BigtableStore.write` for Google's older client, which Beam's connector uses."""
     now = datetime.now(UTC)
     now -= timedelta(microseconds=now.microsecond % 1000)
     for key, cells in zip(row_keys(features["label"]), encode_cells(features), strict=True):
@@ -243,7 +243,10 @@ def newest_of_nodes(names: Sequence[str]) -> RowFilter:
 
 
 def newest_of(runs: Iterable[Sequence[str]]) -> RowFilter:
-    """Return the filter for the newest cells of the columns in ``runs``, each from its first to its last."""
+    """Return the filter for the newest cell of each column in ``runs``.
+
+    A run selects all columns from its first name to its last.
+    """
     ranges = [_columns(run) for run in runs]
     found = RowFilterUnion(filters=ranges) if len(ranges) > 1 else (ranges or [BlockAllFilter(True)])[0]
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])

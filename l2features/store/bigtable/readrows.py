@@ -111,7 +111,10 @@ def continues(data: Bytes, c: Any, s: Any) -> bool:
 
 @embedded
 def start_place(c: Any, s: Any) -> None:
-    """Set key, family, qualifier and time of a new cell; fields that ``c`` lacks remain as they were."""
+    """Set key, family, qualifier and time of a new cell.
+
+    A family or qualifier that ``c`` lacks is that of the previous cell in the row.
+    """
     if s.key == ABSENT:
         s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
     if c.family not in (ABSENT, c.family_end):
@@ -192,7 +195,10 @@ def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
 
 @embedded
 def commit(s: Any, known: bool) -> None:
-    """End the current row. If its key is the first that has no id, set ``s.unexpected`` to the key."""
+    """End the current row; ``known`` says whether its key has an id.
+
+    Sets ``s.unexpected`` to the first key without an id.
+    """
     if not known and s.unexpected == ABSENT:
         s.unexpected, s.unexpected_end = s.key, s.key_end
     s.committed += 1

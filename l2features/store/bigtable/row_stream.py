@@ -193,17 +193,20 @@ class Connection:
         return [part for parts in self._run(reads, until) for part in parts]
 
     def rows_of(self, columns: Columns) -> Callable[[Any], Decoded]:
-        """Return the function that decodes these columns of rows."""
+        """Return the function that decodes the rows of a response; it keeps only these columns."""
         return partial(self._decoder.decode, columns=columns)
 
     def cells(self, prefix: bytes = b"") -> Callable[[Any], AnyCells]:
-        """Return the function that decodes all cells of rows; ``prefix`` precedes the ids in the row keys."""
+        """Return the function that decodes all cells of a response; ``prefix`` precedes ids in row keys."""
         return partial(self._decoder.decode_cells, prefix=prefix)
 
     def read_first(
         self, ranges: Sequence[KeyRange], decode: Callable[[Any], P], row_filter: RowFilter, limit: int
     ) -> list[P]:
-        """Return the first ``limit`` rows in ranges of keys, sorted by key."""
+        """Return the first ``limit`` rows with keys in ``ranges``, sorted by key.
+
+        ``decode`` is a result of `rows_of` or `cells`.
+        """
         read = self._read(decode, row_filter, time.monotonic() + self.deadline_s)
         read.request.rows_limit = limit
         for first, last in ranges:
@@ -217,10 +220,11 @@ class Connection:
         row_filter: RowFilter,
         deadline_s: float,
     ) -> Iterator[P]:
-        """Yield the rows in ranges of keys, by range; the ranges are in no particular order.
+        """Yield the rows of each batch of key ranges; the batches come in no particular order.
 
-        Each batch of ranges becomes one request. A batch must not be empty; its ranges must ascend and not
-        overlap. `CONCURRENT` requests run at once, and must be answered within ``deadline_s`` together.
+        Each batch becomes one request. A batch must not be empty, and its ranges must ascend and not overlap.
+        `CONCURRENT` requests run at once, and must be answered within ``deadline_s`` together.
+        ``decode`` is a result of `rows_of` or `cells`.
         """
         turn = threading.Lock()
         for start in range(0, len(batches), CONCURRENT):

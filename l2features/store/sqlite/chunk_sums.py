@@ -79,7 +79,7 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
 
 
 def add_failed(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
-    """Add the failed chunks, in the order of stored keys."""
+    """Set the failed chunks in ``totals``: their number, and the first ones in the order of stored keys."""
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{FAILED}'"
     ((totals.n_failed,),) = db.execute(f"SELECT COUNT(*) {chunks}")
     first = db.execute(f"SELECT id, reason {chunks} ORDER BY id LIMIT ?", (totals.most_failed,))
@@ -89,7 +89,8 @@ def add_failed(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
 def add_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
     """Add the time of the newest done chunk, and the chunks done in ``totals.window``, by second.
 
-    Two queries per second with chunks read the index in order; SQLite would sort all chunks for GROUP BY.
+    For each second that has chunks, two queries read the index in order. SQLite would sort all chunks for a
+    single query with GROUP BY.
     """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((time,),) = db.execute(f"SELECT MAX(time) {chunks}")

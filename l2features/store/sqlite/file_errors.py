@@ -20,7 +20,10 @@ _TRANSIENT = (
 def store_error(
     error: sqlite3.DatabaseError, path: Path, name: str, url: str, create: bool, reading: bool
 ) -> StoreError:
-    """Return the StoreError for an error of SQLite; ``create`` and ``reading`` say what the call did."""
+    """Return the StoreError for an error of SQLite.
+
+    ``create`` says whether the call creates a missing file, ``reading`` whether it only reads.
+    """
     code, log = error_code(error), path.with_name(f"{path.name}-wal")
     if isinstance(error, FileMissing):
         return TableNotFound(f"table {name} not found: there is no file {path}; {MAKE_TABLE}")

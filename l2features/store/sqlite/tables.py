@@ -187,7 +187,7 @@ def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
 
 
 def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> list[int]:
-    """Count a new attempt at each task on a chunk; return the number of uncleared attempts per task.
+    """Add 1 to the attempt count of each task on a chunk; return the new counts.
 
     ``chunk`` is the signed form of the chunk's id.
     """
@@ -200,7 +200,7 @@ def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequenc
 
 
 def clear_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> None:
-    """Clear the attempts at these tasks on a chunk; ``chunk`` is the signed form of its id."""
+    """Set the attempt count of each task on a chunk to 0; ``chunk`` is the signed form of the chunk's id."""
     if exists(db, f"{name}.attempts"):
         query = f'DELETE FROM "{name}.attempts" WHERE chunk = ? AND work = ?'
         db.executemany(query, [(chunk, work) for work in works])
