@@ -28,7 +28,10 @@ class JobFailed(L2FeaturesError):
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return ``flags``, with `DEFAULTS` first if they name a job service; given flags override defaults."""
+    """Return ``flags``, with `DEFAULTS` first if ``flags`` name a job service.
+
+    Given flags override defaults.
+    """
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
