@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Opener(Generic[T]):
     """Calls ``open_`` once, in a background thread, on first use, and keeps its result.
 
-    The first use later than `FAILURE_KEPT_S` after a failure starts another attempt. If an attempt hangs,
+    After a failure, the next attempt starts on the first use after `FAILURE_KEPT_S`. If an attempt hangs,
     further attempts start beside it, with exponential backoff. ``on_failure`` receives the reason of each
     failure.
     """
@@ -46,9 +46,9 @@ class Opener(Generic[T]):
             return self._opened
 
     def result(self, timeout_s: float) -> T:
-        """Return the result of ``open_``.
+        """Return the result of ``open_``; wait for it if an attempt is running.
 
-        Raises the error of ``open_``, or TimeoutError if it has run for longer than ``timeout_s``.
+        Raises the error of ``open_``, or TimeoutError once the attempt has run for ``timeout_s``.
         """
         if self._found is not None:
             return self._found[0]
@@ -107,7 +107,8 @@ class BackgroundCache(Generic[T]):
     def get(self) -> T | None:
         """Return the newest value, after a short wait if a refresh is running; None before the first value.
 
-        Raises the error of a failed refresh, but StoreError only before the first value.
+        Raises the error of a refresh that fails during the wait. A StoreError is raised only before the first
+        value.
         """
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s

@@ -117,10 +117,10 @@ def _pieces(request: Request, limit: int) -> Iterator[bytes]:
 
 
 def discard_rest(request: Request, limit: int) -> None:
-    """Read what the response has left unread of the request's body.
+    """Read and discard the part of the request's body that is still unread.
 
     gunicorn resets a connection with more than 64 KiB of unread data, and nginx would lose the response. A
-    body with a Content-Length above ``limit`` is left unread: nginx never sends one.
+    body with a Content-Length above ``limit`` stays unread, since nginx never sends such a body.
     """
     if (request.content_length or 0) > limit:
         return

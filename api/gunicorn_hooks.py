@@ -35,8 +35,8 @@ def metrics_folder() -> str:
 def prepare_fork(app: Any) -> None:
     """Load what all server processes share, before gunicorn forks them; then call `spare_known_objects`.
 
-    If a data set is in Bigtable, loads the compiled decoder of Bigtable's rows and the compiled skeleton
-    loop.
+    If the table or the graph of a data set is in Bigtable, loads the compiled decoder of Bigtable's rows and
+    the compiled skeleton loop.
     """
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(url.startswith("bigtable:") for entry in entries for url in (entry.store, entry.graph_url)):

@@ -30,8 +30,8 @@ COUNT = 1_000
 class LargestLists:
     """Caches the list of largest roots of each requested version. Thread-safe.
 
-    Each list is read once. Lists of the same data set are read one after another. The read goes on after its
-    request has timed out: a later request finds the list.
+    Each list is read once. Lists of the same data set are read one after another. A read goes on after its
+    request has timed out, so a later request finds the list.
     """
 
     def __init__(self) -> None:

@@ -70,7 +70,7 @@ class Limiter:
 
 
 def read_limiter(most: int, settings: Settings, data_sets: int) -> Limiter:
-    """Return a limiter of ``most`` concurrent reads for a server of this number of data sets."""
+    """Return a limiter of ``most`` concurrent reads, for a server with ``data_sets`` data sets."""
     share = -(-most * SHARE // 100) if data_sets > 1 else most
     return Limiter(most, share, settings.max_ids_in_flight, settings.queue_timeout_s, settings.retry_after_s)
 

@@ -87,7 +87,10 @@ class MissingIds:
             import_module("api.publisher")  # before the fork, so that the processes share its code
 
     def publish(self, dataset: str, l2cache_id: str, ids: Ids) -> int:
-        """Queue the ids that were not published recently; return their number. Never raises or blocks."""
+        """Queue the ids that were not published recently; return the number of queued ids.
+
+        ``on_failure`` receives the number of ids that the queue cannot take. Never raises or blocks.
+        """
         if self.topic is None or not len(ids):
             return 0
         table, ids = (dataset, l2cache_id), sorted_unique(as_ids(ids))

@@ -36,7 +36,7 @@ def summaries_response(
 ) -> Response:
     """Return the response with the summaries of roots; count the roots by status in the metrics.
 
-    ``histories`` has creation and retirement of roots; None for a version, in which they are not known.
+    ``histories`` maps roots to their histories. It is None for a version, which does not record histories.
     """
     for code, count in zip(*np.unique(found.status, return_counts=True), strict=True):
         metrics.ROOTS.labels(served.name, STATUS_NAMES[code]).inc(int(count))

@@ -21,7 +21,10 @@ TAG_BYTES = 16
 
 
 def picture_response(body: bytes, cache: str, mimetype: str) -> Response:
-    """Return a picture, gzipped if the client accepts gzip, or 304 if the client has it already."""
+    """Return a picture, gzipped if the client accepts gzip, or 304 if the client has it already.
+
+    ``cache`` is the response's header Cache-Control.
+    """
     response = body_response([body], mimetype, zipped=True)
     response.vary.add("Accept-Encoding")
     response.headers["Cache-Control"] = cache

@@ -20,7 +20,8 @@ Slice = tuple[Ids, npt.NDArray[np.float64]]
 class RecentIds:
     """Remembers the ids of each table that were added within the last ``interval_s``. Not thread-safe.
 
-    Beyond ``capacity`` ids, the least recently used slices are dropped.
+    Ids are grouped by table and slice of time. Beyond ``capacity`` ids, the least recently used groups are
+    dropped.
     """
 
     def __init__(self, interval_s: float, capacity: int = CAPACITY) -> None:

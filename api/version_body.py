@@ -21,7 +21,10 @@ EXPECTED = f'expected either "{ROOT_FIELD}" or "{NODE_FIELD}", and optionally "p
 
 
 class WantedRows(NamedTuple):
-    """The rows of a version that a query requests; ``field`` is the JSON key of ``ids``."""
+    """The rows of a version that a query requests.
+
+    ``field`` is the JSON key of ``ids``. ``part`` is "nodes" or "roots", the kind of rows.
+    """
 
     field: str
     ids: Ids

@@ -125,7 +125,7 @@ def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
 
 
 def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
-    """Return a manifest with URLs of its files below ``folder``, or without URLs if ``folder`` is None."""
+    """Return a manifest with URLs of its files below the URL ``folder``; without URLs if that is None."""
     layers = [
         LayerInfo(
             version=layer.version,

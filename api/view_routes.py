@@ -63,7 +63,7 @@ class ViewLink(BaseModel):
 
 
 def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, lists: LargestLists) -> None:
-    """Add the routes of links to a viewer to the routes of pictures."""
+    """Add the routes that lead to a viewer to ``api``, the group of routes of pictures."""
     settings, datasets = service.settings, service.datasets
 
     @api.get("/table/<dataset>/root/<root_id>/view", summary="A root in the viewer", responses=_responses())

@@ -59,7 +59,7 @@ class CloudJob(NamedTuple):
 
 
 def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
-    """Start a pipeline on Dataflow and print its job; return a tuple: the result; the job.
+    """Start a pipeline on Dataflow and print its job; return a tuple: the pipeline's result; the job.
 
     The job is None if only a template was made. Raises LaunchFailed if Dataflow cannot be reached or refuses
     the job, and StillRunning after Ctrl-C, since the job may be running.

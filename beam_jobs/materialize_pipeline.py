@@ -74,7 +74,7 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanUnits(beam.PTransform):
-    """Read the rows of each unit (a box of chunks, or some roots); return (partition, rows as bytes)."""
+    """Read the rows of each unit (a block of chunks, or some roots); return (partition, rows as bytes)."""
 
     run: Materialization
 

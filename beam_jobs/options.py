@@ -37,8 +37,8 @@ def beam_parser() -> argparse.ArgumentParser:
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
     """Return the flags of a parser that set a boolean option, each with its `Switch`.
 
-    Some flags store True or False, and some have a ``--no-`` spelling. Others store their value as text, so
-    that Beam takes ``false`` for true (``--dry_run``).
+    Some flags store True or False, and some have a ``--no-`` spelling. Others store their value as text,
+    and Beam takes the text ``false`` for true (``--dry_run=false``).
     """
     found = {}
     for action in actions(parser):
@@ -57,7 +57,7 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
     """Return Beam's flags, for `pipeline_options`. Exits with status 2 for a flag that Beam does not know.
 
     Flags of boolean options come last, once per option, in Beam's spelling if Beam has one. When a template
-    is launched, unknown flags are accepted: the service has checked the user's flags, and may add flags.
+    is launched, unknown flags are accepted: Dataflow has checked the user's flags, and may add flags.
     """
     if not flags:
         return []  # a local run starts without Beam, whose import takes seconds

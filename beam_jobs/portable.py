@@ -28,13 +28,19 @@ class JobFailed(L2FeaturesError):
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return ``flags``, with `DEFAULTS` first if they name a job service; given flags override defaults."""
+    """Return ``flags``, with `DEFAULTS` first if ``flags`` name a job service.
+
+    Given flags override defaults.
+    """
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
 
 def reason(text: str) -> str:
-    """Return the last error in a text with tracebacks; if the text has details of gRPC, the last of these."""
+    """Return the reason of a failure in a text with tracebacks.
+
+    This is the last detail of a gRPC error, else the error at the end of the last traceback, else the text.
+    """
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)

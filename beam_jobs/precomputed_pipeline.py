@@ -54,7 +54,10 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanNodes(beam.PTransform):
-    """Read each unit (part of a version's file, or all roots); return (shard's number, rows as bytes)."""
+    """Read each unit; return pairs (shard's number, rows as bytes).
+
+    A unit is a part of a version's file, or all roots with skeletons.
+    """
 
     run: StaticExport
 

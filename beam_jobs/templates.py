@@ -1,6 +1,6 @@
 """Write the metadata of the Flex Templates from the options of the jobs.
 
-The service validates a launch against ``templates/JOB.json``. Names, defaults and help come from the job's
+Dataflow validates a launch against ``templates/JOB.json``. Names, defaults and help come from the job's
 parser; the rest is in `FIELDS`. An option that is neither in `FIELDS` nor in `LOCAL` is an error.
 
 example, after an option changed:
@@ -160,7 +160,7 @@ def metadata(job: str) -> dict[str, Any]:
 
 
 def spec(job: str, image: str, **environment: str) -> dict[str, Any]:
-    """Return the specification that the service launches: image, metadata and default environment."""
+    """Return the specification that Dataflow launches: image, metadata and default environment."""
     template = TEMPLATES[job]
     defaults: dict[str, Any] = {
         "machineType": MACHINE_TYPE,
@@ -226,7 +226,7 @@ def as_text(job: str) -> str:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; exit with status 2 for a wrong option.
 
-    The attribute ``error`` of the options prints the usage and a message, then exits.
+    The attribute ``error`` of the options is a function that prints the usage and a message, then exits.
     """
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(

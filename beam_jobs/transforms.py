@@ -71,7 +71,8 @@ class _PendingFn(StoreFn):
 class EnumerateChunks(beam.PTransform):
     """Enumerate the chunks of a run on the workers, in random order.
 
-    ``pending`` returns the chunks of a shard, which is a range of positions in the run's box.
+    ``pending`` returns, for each shard, the chunks to process. A shard is a range of positions in the run's
+    box.
     """
 
     run: ChunkRun
@@ -122,7 +123,10 @@ def _count_chunk(result: ChunkFeatures) -> None:
 
 @dataclass
 class ComputeFeatures(beam.PTransform):
-    """Compute the features of each chunk, or its failure; with ``counted``, count attempts in the store."""
+    """Return the `ChunkFeatures` of each chunk, with the reason if the chunk failed.
+
+    With ``counted``, attempts are counted in the store before they begin.
+    """
 
     ingest: Ingest
     counted: bool = False
@@ -174,7 +178,10 @@ class _DirectRowsFn(_WriteFn):
 
 @dataclass
 class WriteByBigtableIO(beam.PTransform):
-    """Write rows to Bigtable with Beam's own connector; only failed chunks are recorded."""
+    """Write rows to Bigtable with Beam's own connector.
+
+    Failed chunks get a chunk record; done chunks do not.
+    """
 
     ingest: Ingest
 
@@ -197,7 +204,7 @@ def build(
 
     Args:
         recorded: store a record of each chunk, and return its `ChunkResult`. Otherwise, Beam's connector
-            writes the rows, and only failures are recorded.
+            writes the rows, and only failed chunks get a record.
         counted: count attempts before they begin, for runners that retry after a process dies; a chunk fails
             after three attempts that never end.
     """

@@ -85,9 +85,10 @@ class _BatchFn(beam.DoFn):
 
 @dataclass
 class BatchByKey(beam.PTransform):
-    """Batch (key, value) to (key, values): after a short wait, or when there are many values.
+    """Batch pairs (key, value) to pairs (key, values).
 
-    A key whose first item is empty is not batched.
+    A batch ends ``wait_s`` after its first value, or with ``most`` values. A pair whose key has an empty
+    first item is returned at once, with one value.
     """
 
     most: int = BATCH_MESSAGES

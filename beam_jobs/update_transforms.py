@@ -93,10 +93,10 @@ class _DecodeFn(_UpdateFn):
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """Decode each `Delivery`; return plain pairs.
+    """Decode each `Delivery`; return pairs of plain values.
 
-    The pairs are (`DatasetChunk`, `Member`) for each part of the message, and one pair of a chunk without a
-    data set and (key, `OpenMessage`).
+    Each part of the message has a pair (`DatasetChunk`, `Member`). The message itself has one pair: a
+    `DatasetChunk` without a data set, and (key, `OpenMessage`).
     """
 
     update: Update

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class VersionSummary(BaseModel):
-    """A version's entry in a list."""
+    """One version in a list of versions."""
 
     number: int
     timestamp: Time | None = Field(
@@ -103,7 +103,8 @@ class Catalog:
     def use(self, number: int | None, read: Callable[[VersionReader], T]) -> T:
         """Return what ``read`` returns for the reader of a version, by default the newest.
 
-        If ``read`` finds a damaged file because the version was replaced, it is called with a new reader.
+        If ``read`` raises DamagedVersion, and the version has been replaced, ``read`` is called again with a
+        new reader.
         """
         reader = self.reader(number)
         try:
@@ -116,7 +117,10 @@ class Catalog:
             return read(fresh)
 
     def list(self) -> list[VersionSummary]:
-        """Return a summary of each version, in order; for an unreadable one, only its number and problem."""
+        """Return a summary of each version, sorted by number.
+
+        The summary of an unreadable version has only its number and problem.
+        """
         return [self._summary(number) for number in self.numbers()]
 
     def _summary(self, number: int) -> VersionSummary:
@@ -145,7 +149,7 @@ class Catalog:
 
 
 def summary_of(manifest: Manifest) -> VersionSummary:
-    """Return a version's entry in a list."""
+    """Return the summary of the version with this manifest."""
     return VersionSummary(
         number=manifest.number,
         timestamp=manifest.timestamp,

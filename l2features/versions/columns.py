@@ -56,7 +56,7 @@ class ColumnSource(NamedTuple):
 
     @property
     def stored(self) -> np.dtype:
-        """Type of the columns in a file."""
+        """Type of the columns in a file: ``dtype``, but with signed instead of unsigned integers."""
         return np.dtype(_SIGNED.get(self.dtype.str[1:], self.dtype))
 
 
@@ -163,9 +163,9 @@ def vectors(table: Any, name: str) -> Any:
 
 
 def columns_of(names: Sequence[str]) -> list[str]:
-    """Return the columns of these attributes, measures or columns, by name, each column once.
+    """Return the unique names of the columns that ``names`` select, in the order of ``names``.
 
-    Raises KeyError for an unknown name.
+    A name is an attribute, a measure or a column. Raises KeyError for an unknown name.
     """
     known = dict.fromkeys((*NODE_COLUMNS, *ROOT_COLUMNS))
     listed = (column for name in names for column in ([name] if name in known else _source(name).columns))

@@ -45,8 +45,8 @@ def alone(run: Materialization) -> Iterator[None]:
 def finished_before(run: Materialization) -> Manifest | None:
     """Return the manifest that an interrupted run of the job wrote; None if the version has no manifest.
 
-    Completes the steps that follow the manifest. Raises OtherJob if none is left to do: another job has
-    finished the version.
+    Completes the steps that follow the manifest. Raises OtherJob if all of them are complete, since then
+    another job has finished the version.
     """
     folder, number = run.folder, run.plan.number
     if not folder.exists(manifest_path(number)):

@@ -1,4 +1,4 @@
-"""A Delta Lake table over the files of fresh versions. A commit lists files ``by_root``, and rewrites none.
+"""A Delta Lake table over the files of fresh versions. A commit lists ``by_root`` files, and rewrites none.
 
 The table is in the folder of all versions. Each commit replaces the files of the previous commit. So readers
 see the last committed version, and can reach older versions by Delta's time travel.
@@ -20,7 +20,7 @@ NUMBER, JOB = "l2features.version", "l2features.job"
 
 
 def check_delta(base: int | None) -> None:
-    """Raise ConfigError if a version cannot be committed: it is a renewal, or deltalake is not installed."""
+    """Raise ConfigError if deltalake is not installed, or if the version is a renewal of ``base``."""
     with naming_extras("delta"):
         import deltalake  # noqa: F401
     if base is not None:

@@ -21,7 +21,10 @@ class RootDifference(NamedTuple):
 
 
 class NodeDifference(NamedTuple):
-    """Sorted nodes whose root differs between two versions, and their roots; root 0 means no such node."""
+    """Sorted nodes whose root differs between two versions, and their roots.
+
+    A root is 0 if the version has no such node.
+    """
 
     nodes: Int64s
     roots_a: Int64s
@@ -39,7 +42,7 @@ def root_differences(a: VersionReader, b: VersionReader) -> Iterator[RootDiffere
 def node_differences(a: VersionReader, b: VersionReader) -> Iterator[tuple[int, NodeDifference]]:
     """Yield the nodes whose root differs between two versions, sorted, in parts.
 
-    Each part is a tuple: the number of rows of both versions that were compared; the differences.
+    Each part is a tuple: how many rows of the two versions were compared in the part; the differences.
     """
     for parts in aligned([merged(reader, "by_node", [L2_ID, ROOT_ID]) for reader in (a, b)]):
         nodes = np.union1d(*(part[:, 0] for part in parts))

@@ -25,7 +25,7 @@ _SCHEMES = ("file", "gs")
 
 
 class Format(BaseModel):
-    """The format that a JSON file states."""
+    """The format number in a JSON file."""
 
     format: int
 
@@ -141,7 +141,10 @@ class Folder:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:
-        """Yield a binary stream to a file. The file appears, or is replaced, only at the end of the block."""
+        """Yield a binary stream to a file. The file appears, or is replaced, only at the end of the block.
+
+        If the block raises, nothing changes on a disk, but a bucket keeps the incomplete file.
+        """
         local = self.local
         with self._errors("write", path):
             if local is None:

@@ -29,7 +29,7 @@ Names = Sequence[str] | None
 
 
 class FoundRows(NamedTuple):
-    """Rows of a version, sorted by id (`nodes_of`: by root, then node); id columns are uint64.
+    """Rows of a version, sorted by id; those of `nodes_of` by root, then node. Id columns are uint64.
 
     ``row_groups`` is the number of row groups that were read.
     """
@@ -39,7 +39,10 @@ class FoundRows(NamedTuple):
 
 
 class KeyRanges(NamedTuple):
-    """Smallest and largest key of each file of a layer, shape (files,)."""
+    """A layer's files of one layout, and the smallest and largest key of each file, shape (files,).
+
+    The key is the column by which the rows of the layout are sorted first (`KEYS`).
+    """
 
     files: Sequence[VersionFile]
     low: Int64s
@@ -83,23 +86,23 @@ class VersionReader:
     def nodes_of(
         self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return the nodes of roots, sorted by root and node: ``root_id``, ``l2_id`` and these columns.
+        """Return the nodes of roots, sorted by root and node. `node_columns` explains ``names``.
 
-        ``limit`` is the maximum number of rows, of which the first are returned. Roots that are not in the
-        version have no rows. Raises VersionTimeout after ``until`` (`time.monotonic`).
+        At most the first ``limit`` rows are returned. Roots that are not in the version have no rows. Raises
+        VersionTimeout after ``until`` (`time.monotonic`).
         """
         return self._found("by_root", roots, node_columns(names), limit, until)
 
     def nodes(
         self, l2_ids: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return nodes by id, sorted by id, with the columns and other arguments of `nodes_of`."""
+        """Return nodes by id, sorted by id. The columns and the other arguments are those of `nodes_of`."""
         return self._found("by_node", l2_ids, node_columns(names), limit, until)
 
     def roots(
         self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return one row per root, sorted by root: ``root_id`` and these columns.
+        """Return one row per root, sorted by root. `root_columns` explains ``names``.
 
         The other arguments are those of `nodes_of`.
         """
@@ -204,12 +207,18 @@ class VersionReader:
 
 # ------------------------------------------------------------------ columns
 def node_columns(names: Names) -> list[str]:
-    """Return ``root_id``, ``l2_id`` and the columns of these attributes. Raises ConfigError."""
+    """Return ``root_id``, ``l2_id`` and the columns that ``names`` select; None selects all.
+
+    A name is an attribute or a column. Raises ConfigError for an unknown name.
+    """
     return _columns(names, NODE_COLUMNS, (ROOT_ID, L2_ID))
 
 
 def root_columns(names: Names) -> list[str]:
-    """Return ``root_id`` and the columns of these measures. Raises ConfigError."""
+    """Return ``root_id`` and the columns that ``names`` select; None selects all.
+
+    A name is a measure or a column. Raises ConfigError for an unknown name.
+    """
     return _columns(names, ROOT_COLUMNS, (ROOT_ID,))
 
 

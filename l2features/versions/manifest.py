@@ -69,7 +69,10 @@ class Layer(_Model):
 
 
 class Totals(_Model):
-    """Counts of roots and nodes; ``missing`` nodes were not computed yet, ``empty`` nodes could not be."""
+    """Counts of roots and nodes.
+
+    The features of ``missing`` nodes had not been computed, those of ``empty`` nodes could not be computed.
+    """
 
     nodes: _Count
     roots: _Count

@@ -53,7 +53,7 @@ RENEWALS = 20
 
 @dataclass(frozen=True)
 class Materialization:
-    """A version in progress; small enough to send to every worker."""
+    """A version in progress. `light` returns a copy that is small enough to send to every worker."""
 
     units: Units
     url: str
@@ -107,7 +107,7 @@ class WantedVersion:
 
 
 def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
-    """Return the version to make, and write its plan.
+    """Return the version to make. Writes its plan, or continues the plan of an interrupted run.
 
     ``choose_box`` returns the chunks to include, given the grid's shape.
     Raises ConfigError, GraphError, StoreError or VersionError before any row is read.
@@ -226,7 +226,7 @@ def _check_base(base: Manifest, plan: Plan) -> None:
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan with the size of blocks and the bounds of partitions.
+    """Return the plan of ``units``, completed with the size of blocks and the bounds of partitions.
 
     Both follow from a sample of the plan's chunks or, in a renewal, roots. Blocks are smaller if the sampled
     chunks have so many nodes that a block would have more than `UNIT_ROWS`.

@@ -33,7 +33,10 @@ def blank(nodes: NodeRoots) -> np.ndarray:
 
 
 def put_rows(nodes: np.ndarray, rows: Rows) -> None:
-    """Copy features from ``rows``, sorted by id, to nodes (dtype `NODE_ROW`); other nodes stay missing."""
+    """Copy features from ``rows``, sorted by id, to nodes (dtype `NODE_ROW`).
+
+    Nodes without features in ``rows`` stay missing.
+    """
     if not len(rows) or not len(nodes):
         return
     ids = labels(nodes)

@@ -21,7 +21,8 @@ GROUP_ROWS = 20_000
 class OpenFile:
     """A Parquet file that is being written. It appears in the folder when it is closed.
 
-    If the block of ``stack`` fails before, the file is removed.
+    If the ``with`` block of ``stack`` raises before that, the file is removed from a disk, but a bucket keeps
+    the incomplete file.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Footer(NamedTuple):
-    """A file's footer. Per row group, shape (groups,): number of rows, smallest and largest key."""
+    """A file's footer. Per row group, shape (groups,): number of rows, smallest and largest key (`KEYS`)."""
 
     metadata: Any
     rows: Int64s

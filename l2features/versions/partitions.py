@@ -62,7 +62,7 @@ class Partition(NamedTuple):
 
 
 class Written(BaseModel):
-    """The files of a partition and, for a partition of roots, counts of their content.
+    """The files of a partition; for a partition of roots, also the counts of its roots and nodes.
 
     ``digest`` is a checksum of the rows, independent of their order. The digests of all partitions by root
     have the same sum as those of all partitions by node, unless the table's rows changed meanwhile.
@@ -99,7 +99,7 @@ def digest_of(rows: np.ndarray) -> int:
 
 
 def divide(rows: np.ndarray, plan: Plan) -> Iterator[tuple[Partition, np.ndarray]]:
-    """Yield pairs (partition, its rows), for both layouts."""
+    """Yield pairs (partition, its rows); each row is in one partition of each layout."""
     for layout in LAYOUTS if len(rows) else ():
         bounds = plan.root_bounds if layout == BY_ROOT else plan.node_bounds
         which = np.searchsorted(as_ids(bounds), key_of(rows, layout), side="right")
@@ -119,7 +119,7 @@ class PartitionWriter:
     sizes: Sizes = DEFAULT_SIZES
 
     def write(self, partition: Partition, parts: Parts) -> Written:
-        """Write the files of a partition from its rows. Raises VersionError."""
+        """Write the files of a partition, whose rows ``parts`` returns. Raises VersionError."""
         digest = 0
         with ExitStack() as stack:
             done = _Files(self, partition, stack)

@@ -40,9 +40,10 @@ _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
 class Plan(BaseModel):
     """The planned content of a version.
 
-    The work is divided into ``units``: each reads the nodes of a block of chunks or, in a renewal, of
-    `ROOTS_PER_UNIT` of the roots ``made``. The files are divided into partitions: partition i of the roots
-    begins at the id ``root_bounds[i - 1]``, partition i of the nodes at ``node_bounds[i - 1]``.
+    The work is divided into ``units`` units. A unit reads the nodes of a block of chunks, ``block`` chunks
+    wide; in a renewal, it reads the nodes of up to `ROOTS_PER_UNIT` of the roots ``made``. The files are
+    divided into partitions. Partition i of the roots begins at the id ``root_bounds[i - 1]``, partition i of
+    the nodes at ``node_bounds[i - 1]``; partition 0 begins at 0.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -90,7 +91,7 @@ def read_plan(folder: Folder, number: int) -> Plan | None:
 
 
 def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
-    """Return the plan of an unfinished run of the same version, or else write a new plan.
+    """Return the plan of an unfinished run of the same version, or else write and return a new plan.
 
     ``divide`` completes the new plan. Raises VersionError if the number is taken by a different version.
     """
@@ -116,7 +117,10 @@ def check_ours(folder: Folder, number: int) -> None:
 
 
 def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
-    """Return the first id of each partition but the first, estimated from a sample with one id per row.
+    """Return the first id of each partition but the first, so that partitions have about equally many rows.
+
+    ``samples`` have one id for each row of a sample. If many rows have the same id, there are fewer
+    partitions.
 
     >>> bounds_of([as_ids([1, 2, 3, 4])], 2)
     (3,)

@@ -29,7 +29,8 @@ OURS = {PLAN, MANIFEST, BY_ROOT, BY_NODE, ROOTS, MISSING_NODES, f"{RETIRED}.parq
 def is_unfinished(folder: Folder, number: int) -> bool:
     """Return whether a version has no manifest: it is unfinished or being deleted.
 
-    Raises VersionNotFound for a missing or empty folder, and VersionError for a folder with other content.
+    Raises VersionNotFound for a missing or empty folder, and VersionError for a folder that is not a
+    version's.
     """
     names = folder.names(folder_name(number))
     if not names:

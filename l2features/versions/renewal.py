@@ -35,7 +35,7 @@ class Changes(NamedTuple):
 def find_changes(
     folder: Folder, base: Manifest, graph: Graph, store: Store, geometry: Geometry, time: datetime
 ) -> Changes:
-    """Return the roots that change from ``base`` to a version at a time.
+    """Return the roots that change from ``base`` to a version at ``time``.
 
     Raises GraphError, StoreError or VersionError.
     """

@@ -27,7 +27,8 @@ def verify_samples(
     """Compare random nodes and roots of a version with the graph and the table; return the number of nodes.
 
     Roots and valid nodes are compared with the graph at the version's time, features with the table. A node
-    without features in the version may have features in the table. Raises GraphError and StoreError.
+    without features in the version may have features in the table. Differences are added to ``found``. Raises
+    GraphError and StoreError.
     """
     rng = np.random.default_rng(seed)
     nodes = _random_nodes(version, rng)

@@ -59,7 +59,10 @@ class Spill:
             yield np.array(own[first:last])
 
     def open_worker(self, light: Materialization) -> Callable[[Chunk], None]:
-        """Return the function with which a worker reads and stores a unit, numbered by ``chunk.x``."""
+        """Return the function that reads and stores a unit.
+
+        It takes a `Chunk`, whose ``x`` is the number of the unit.
+        """
         source = light.whole().units.open()
 
         def scan(chunk: Chunk) -> None:
@@ -68,7 +71,10 @@ class Spill:
         return scan
 
     def open_writer(self, run: Materialization, parts: Sequence[Partition]) -> Callable[[Chunk], Written]:
-        """Return the function with which a worker writes the files of a partition: ``parts[chunk.x]``."""
+        """Return the function that writes a partition's files.
+
+        It takes a `Chunk`, whose ``x`` is the partition's index in ``parts``.
+        """
         from .materialization import put_done
 
         writer = run.writer()

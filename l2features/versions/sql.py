@@ -60,7 +60,7 @@ class VersionSql:
     def batches(self, query: str) -> Any:
         """Return the result of a query as a `pyarrow.RecordBatchReader`.
 
-        Read the batches in ``with self.errors():``, which turns DuckDB's errors into ConfigError or
+        Read the batches in a ``with`` block of `errors`, which turns DuckDB's errors into ConfigError or
         VersionError. Raises ConfigError for anything but one valid SELECT statement.
         """
         with self.errors():

@@ -32,7 +32,7 @@ MOST_NODES = 200_000_000
 
 @dataclass(frozen=True)
 class Units:
-    """What is needed to read a version's units of work; small enough to send to every worker."""
+    """What a worker needs to read a version's units of work."""
 
     dataset: Dataset
     geometry: Geometry
@@ -148,13 +148,13 @@ class UnitSource:
 
 
 def block_grid(box: ChunkBox, edge: int) -> Triple:
-    """Return the number of aligned blocks that a box touches along each axis."""
+    """Return how many aligned blocks, ``edge`` chunks wide, a box touches along each axis."""
     x, y, z = (-(-b // edge) - a // edge for a, b in zip(box.start, box.stop, strict=True))
     return x, y, z
 
 
 def block_of(box: ChunkBox, edge: int, number: int) -> ChunkBox:
-    """Return the part of a box in block ``number``: the blocks of `block_grid` are numbered, z fastest."""
+    """Return the part of a box in block ``number``. Blocks of `block_grid` are numbered from 0, z fastest."""
     place = np.unravel_index(number, block_grid(box, edge))
     first = (np.array(box.start) // edge + np.array(place)) * edge
     start, stop = np.maximum(box.start, first), np.minimum(box.stop, first + edge)

@@ -29,7 +29,7 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Findings:
-    """The problems of a version: ``lines`` for the first `MOST_FINDINGS`; ``count`` of all."""
+    """The problems of a version: a line for each of the first `MOST_FINDINGS`, and the count of all."""
 
     lines: list[str] = field(default_factory=list)
     count: int = 0
@@ -46,7 +46,7 @@ class Findings:
 
     @contextmanager
     def damage(self) -> Iterator[None]:
-        """Turn a damaged file into a finding."""
+        """Add a finding if the block raises DamagedVersion, and suppress the error."""
         try:
             yield
         except DamagedVersion as error:
@@ -69,7 +69,8 @@ class Counts(NamedTuple):
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
     """Hash and count every file of a version, also those included from older versions.
 
-    ``progress`` receives the numbers of bytes read. Memory does not grow with the version.
+    Problems are added to ``found``. ``progress`` receives the number of bytes of each read. Memory does not
+    grow with the version.
     """
     intact = True
     for layer in reader.manifest.layers:

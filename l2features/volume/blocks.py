@@ -17,7 +17,10 @@ Cells = npt.NDArray[np.int64]
 
 
 class Grid(NamedTuple):
-    """A grid of blocks of ``step`` voxels, from ``offset`` on; blocks at the end are cut to the bounds."""
+    """A grid of blocks of ``step`` voxels.
+
+    The grid has ``size`` voxels from voxel ``offset`` on. Blocks at its end are cut.
+    """
 
     offset: Triple
     size: Triple
@@ -30,7 +33,7 @@ class Grid(NamedTuple):
         return x, y, z
 
     def cells(self, start: Cells, stop: Cells) -> Cells:
-        """Return the indices (n, 3) of the blocks in a box of voxels, sorted by z, y, x.
+        """Return the indices (n, 3) of the blocks that a box of voxels touches, sorted by z, y, x.
 
         The box extends from ``start`` to ``stop``, which is excluded.
         """
@@ -41,7 +44,7 @@ class Grid(NamedTuple):
         return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 
     def bounds(self, cell: Cells) -> tuple[Cells, Cells]:
-        """Return a tuple: the start of each block, in voxels; its end, which is excluded."""
+        """Return a tuple: the first voxel of each block in ``cell``; the block's end, which is excluded."""
         start = np.array(self.offset) + cell * self.step
         return start, np.minimum(start + self.step, np.add(self.offset, self.size))
 

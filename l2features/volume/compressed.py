@@ -1,10 +1,12 @@
 """Checks of a ``compressed_segmentation`` before it is decoded.
 
-`kernel.block_runs` trusts the offsets in its input: past the end of a truncated file it reads other memory,
-and an index beyond a block's table yields a label that is not in it. The format is neuroglancer's: per
-channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
-voxels, all in 32-bit words. The length of a table is not stored; a table ends at the latest where another
-table or the voxels of a block begin.
+`kernel.block_runs` trusts the offsets in its input. Past the end of a truncated file, it reads other memory.
+For an index beyond a block's table of labels, it returns a label that is not in the table.
+
+The format is neuroglancer's. A file consists of 32-bit words: first an offset per channel, then a header of
+two words per block. The first word has the offset of the block's table (24 bits) and the bits per voxel (8),
+the second the offset of the block's voxels. The length of a table is not stored; a table ends at the latest
+where another table or the voxels of a block begin.
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ _MOST_VOXELS = 1 << 40
 
 
 def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:
-    """Return the words of a file with one channel, after checking them.
+    """Return a file's 32-bit words after the channel offset. Block headers, two words each, come first.
 
-    The words begin with two words per block. ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises
-    ValueError for a broken file, such as one with a block that refers to words or labels beyond ``data``.
+    ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises ValueError for a file with several
+    channels, and for a broken file, such as one with a block that refers to words or labels beyond ``data``.
     """
     if len(data) % 4 or len(data) < 4:
         raise ValueError(f"{BROKEN}: {len(data)} bytes, expected a multiple of 4, and 4 at least")

@@ -66,9 +66,9 @@ def check_voxels(data_type: Any, channels: Any) -> None:
 
 
 def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None) -> int:
-    """Return the index of the scale with resolution ``scale`` in nm, else of number ``mip``, else 0.
+    """Return the index of the scale with resolution ``scale`` in nm.
 
-    Raises ValueError if the layer has no such scale.
+    Without ``scale``, returns ``mip``; without both, 0. Raises ValueError if the layer has no such scale.
     """
     if scale is not None:
         for index, resolution in enumerate(resolutions):
@@ -82,7 +82,7 @@ def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[fl
 
 
 def listed(resolutions: Sequence[Any], mips: Iterable[int] | None = None) -> str:
-    """Return the mips and resolutions of scales as text, for messages."""
+    """Return scales as text for messages: their mips, by default 0, 1, ..., and their resolutions."""
     numbered = zip(range(len(resolutions)) if mips is None else mips, resolutions, strict=True)
     return ", ".join(f"mip {mip} ({_numbers(resolution)} nm)" for mip, resolution in numbered)
 

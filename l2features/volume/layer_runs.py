@@ -24,8 +24,8 @@ _LOGS[1 << np.arange(6)] = np.arange(6)
 class LayerRuns:
     """Collects the compressed_segmentation files of one z layer, then yields the runs in a box of voxels.
 
-    The box begins at voxel ``start`` and has ``shape`` voxels. Its voxels are background from ``stop`` on,
-    outside the grid, and in files that are not added.
+    The box begins at voxel ``start`` and has ``shape`` voxels. A voxel is background if it is at or beyond
+    ``stop``, outside the grid, or in a file that is not added.
     """
 
     def __init__(self, grid: Grid, encoding: Encoding, start: Any, stop: Any, shape: Triple) -> None:
@@ -57,7 +57,7 @@ class LayerRuns:
         return -(-self.grid.step[axis] // self.block_size[axis])
 
     def add(self, cell: Cells, words: Words) -> None:
-        """Add a file: its index ``cell`` (3,) in the grid, and its checked words."""
+        """Add the file with index ``cell`` (3,) in the grid; ``words`` are from `checked_words`."""
         low, high = self.grid.bounds(cell)
         shape = [-(-int(n) // step) for n, step in zip(high - low, self.block_size, strict=True)]
         heads = words[: 2 * shape[0] * shape[1] * shape[2]].reshape(*shape[::-1], 2)

@@ -31,7 +31,10 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Slab(NamedTuple):
-    """A slab of a chunk: its labels, an array (x, y, z) in Fortran order or runs, and its files' counts."""
+    """A slab of a chunk: its labels, and the counts of its files.
+
+    The labels are runs, or an array (x, y, z) in Fortran order.
+    """
 
     labels: Labels | Runs
     files: FileCounts

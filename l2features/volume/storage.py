@@ -172,7 +172,7 @@ class LocalStorage(Storage):
 
 
 def decompressed(content: bytes, encoding: str | None, request: Request) -> bytes:
-    """Decompress a stored file. Raises StorageError, naming the file."""
+    """Decompress a stored file. Raises StorageError, which names the file, if the content is broken."""
     if not content or not encoding:
         return content
     try:
@@ -187,7 +187,7 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 
 
 def gunzip(content: bytes, most: int) -> bytes:
-    """Decompress a gzip file to at most ``most`` bytes; it may have several members, and zeros after them.
+    """Decompress a gzip file to at most ``most`` bytes. The file may have several members, then zeros.
 
     libdeflate would be faster, but trusts the size at the end of the file, and returns too little if that
     size is wrong.

@@ -40,8 +40,11 @@ def open_zarr(
 ) -> tuple[dict[str, Any], int, FileBlocks]:
     """Open a zarr or N5 layer at scale ``mip``, or at the scale with resolution ``scale`` in nm.
 
+    If the layer's resolution has no units, ``scale`` is taken as the resolution of the first scale.
+
     Returns a tuple: the layer's info in precomputed form; the index of the scale; a reader of its blocks.
-    Raises StorageError if a metadata file cannot be read, and ValueError if the layer is not supported.
+    Raises StorageError if a metadata file cannot be read, and ValueError if the layer is not supported. For
+    malformed metadata, raises ValueError, KeyError, TypeError, IndexError or AttributeError.
     """
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
