@@ -52,7 +52,7 @@ COUNTERS = {
     "groups": "reads of a chunk for one or more ids",
     "graph_ms": "time of graph lookups",
     "lag_ms": "time from a message's publication until its rows are durable",
-    "repeated": "results that were reported again for a message, and ignored",
+    "repeated": "repeated entries of a message, which are ignored",
 }
 """The meaning of each counter; names that end in ``_ms`` are distributions, in milliseconds."""
 

@@ -115,8 +115,12 @@ def main() -> int:
     console = begin()
     bars = []
     for engine in options.engines.split(","):
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-            found = launch(engine, Path(folder).resolve(), options.seconds, running)
+        try:
+            with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+                found = launch(engine, Path(folder).resolve(), options.seconds, running)
+        except RuntimeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         console.print(f"{engine}: {found.chunks:,} chunks in {options.seconds:g} s")
         for name, requests in (("launcher", found.launcher), ("workers", found.workers)):
             counts = ", ".join(f"{method} {n:,}" for method, n in sorted(requests.items()))
@@ -232,7 +236,7 @@ def nginx_program() -> str:
 def started(
     module: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``python -m module`` in a process group of its own, which is killed at the end."""
+    """Run ``python -m module`` in a separate process group, which is killed at the end."""
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", *module],

@@ -121,8 +121,6 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
     if geometry is None:
         raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested or audited table")
     box, base = choose_box(geometry.grid), _base(folder, wanted)
-    if wanted.delta:
-        check_delta(base)
     plan = Plan(
         number=next_number(folder),
         timestamp=time,
@@ -135,7 +133,10 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
         units=math.prod(block_grid(box, BLOCK)),
     )
     units = Units(dataset, geometry, time, plan)
-    plan = _interrupted(folder, plan, wanted.base == LATEST) or begin(
+    interrupted = _interrupted(folder, plan, wanted.base == LATEST and not wanted.rebase)
+    if wanted.delta:
+        check_delta((interrupted or plan).base)
+    plan = interrupted or begin(
         folder, plan, lambda new: divided(replace(units, plan=_changed(folder, units, new)))
     )
     return Materialization(replace(units, plan=plan), wanted.output, delta=wanted.delta)

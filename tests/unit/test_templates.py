@@ -114,6 +114,18 @@ def test_what_the_service_lets_pass_the_job_takes(job: str, capsys: pytest.Captu
         assert "expected true or false, got 'maybe'" in capsys.readouterr().err
 
 
+def test_the_scheduled_parameters_pass() -> None:
+    found = parameters("materialize")
+    body = json.loads((ROOT / "deploy" / "scheduler-materialize.json").read_text())
+    for name, value in body["launchParameter"]["parameters"].items():
+        assert all(re.search(regex, value) for regex in found[name].get("regexes", [])), name
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_helps_are_complete(job: str) -> None:
+    assert not [name for name, parameter in parameters(job).items() if "%(" in parameter["helpText"]]
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_what_is_required_and_what_is_not(job: str) -> None:
     found = parameters(job)
