@@ -58,7 +58,10 @@ class Read:
 
 
 def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuery, mimetype: str) -> Response:
-    """Return the response with the features of an answer; count the answer's ids by status in the metrics."""
+    """Return the features in ``answer`` as an HTTP response of type ``mimetype``.
+
+    Counts the ids by status in the metrics.
+    """
     for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
         metrics.IDS.labels(served.name, Status(known).name.lower()).inc(int(counts[known]))
     rows, geometry, names = answer.rows, served.opened().reader.geometry, query.names

@@ -68,8 +68,9 @@ class NodeLists:
 
     @classmethod
     def decoded(cls, ids: Ids, rows: Ids, cells: Sequence[bytes], most: int, what: str) -> NodeLists:
-        """Return the list of each id, joined from the cells of its row; cell ``i`` belongs to ``rows[i]``.
+        """Decode one list per node in ``ids``, from the cells of the node's row.
 
+        ``cells[i]`` belongs to node ``rows[i]``; a node's cells are joined in order.
         A cell has ``most`` ids at most. ``what`` names the listed ids in error messages.
         """
         errors, parts = dict[int, str](), _decompressed(cells, most)

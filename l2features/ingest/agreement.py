@@ -91,8 +91,8 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
         named = info.watershed
         if named and known and all(differ(named, path) for path in known):
             raise ConfigError(
-                f"data set {dataset.name!r}: {known[-1]} is read, but {name} was made from {named}: "
-                f"if the layer that is read is a copy, add 'watershed: {named}'"
+                f"data set {dataset.name!r} has {known[-1]}, but {name} was made from {named}: "
+                f"if the segmentation is a copy of that layer, set 'watershed: {named}'"
             )
 
 

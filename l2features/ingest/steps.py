@@ -165,7 +165,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):
         raise ConfigError(
-            f"{where} has timestamp {there.timestamp}, not {asked}: expected no --timestamp or the table's"
+            f"{where} has timestamp {there.timestamp}, not {asked}: omit --timestamp, or give the table's"
         )
     if there.graph_id != dataset.graph_id:
         raise StoreError(
@@ -214,7 +214,10 @@ def begin_anew(store: Store, chunk_ids: Ids) -> None:
 
 
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
-    """Reset the attempts at a chunk that was computed but not written: the chunk did not kill its process."""
+    """Reset the count of attempts at a chunk that could not be written.
+
+    Only attempts that kill or hang their process stay counted.
+    """
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:

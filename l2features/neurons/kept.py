@@ -82,7 +82,7 @@ class Malformed(ValueError):
 class KeptResults:
     """Cached results. ``arrays`` maps a root to its result.
 
-    ``longer`` maps a root whose result exceeds the limit to the number of the result's items instead.
+    If a result exceeds the limit, its root is in ``longer`` instead, with the number of items.
     """
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)

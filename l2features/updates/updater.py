@@ -121,8 +121,9 @@ class Updater(OpenDatasets):
     def compute(self, place: DatasetChunk, members: Sequence[Member]) -> Iterator[Computed]:
         """Compute the features of a chunk's nodes for members, which are parts of messages.
 
-        After an error that a single message may have caused, each member is computed alone. If a message is
-        younger than `Update.repeat_s`, a transient error is raised after all computed rows are written.
+        After an error that a single message may have caused, each member is computed alone. Errors become
+        outcomes. Only a transient error of a message younger than `Update.repeat_s` is raised, after the
+        batch's computed rows are written.
         """
         for batch in batches(members):
             if self.update.counted:

@@ -21,7 +21,7 @@ GROUP_ROWS = 20_000
 class OpenFile:
     """A Parquet file that is being written. It appears in the folder when it is closed.
 
-    If the ``with`` block of ``stack`` raises before that, the file is removed from a disk, but a bucket keeps
+    If the ``with`` block of ``stack`` raises before `close`, nothing changes on a disk, but a bucket keeps
     the incomplete file.
     """
 

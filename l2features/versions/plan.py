@@ -119,8 +119,8 @@ def check_ours(folder: Folder, number: int) -> None:
 def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
     """Return the first id of each partition but the first, so that partitions have about equally many rows.
 
-    ``samples`` have one id for each row of a sample. If many rows have the same id, there are fewer
-    partitions.
+    Each array in ``samples`` has the ids of sampled rows, one per row. If many rows have the same id, there
+    are fewer partitions.
 
     >>> bounds_of([as_ids([1, 2, 3, 4])], 2)
     (3,)
