@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from cloudvolume import CloudVolume
 
 from benchmarks.servers import DATASET, INSTANCE, PROJECT, ROOT, TABLE
 from l2features.core.errors import TableNotFound
@@ -75,12 +76,11 @@ class Address:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a process that uses this address."""
-        path = (
-            f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # Beam's worker pool runs "python"
-        )
+        # Beam's worker pool runs "python"
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
         return {
             **os.environ,
-            "BIGTABLE_EMULATOR_HOST": self.host,
+            Emulator.program.variable: self.host,
             "PYTHONPATH": str(ROOT),
             "PATH": path,
         }
@@ -138,6 +138,7 @@ def launch(engine: str, folder: Path, seconds: float, running: ExitStack) -> Lau
     """Ingest on an engine for some seconds. Raises RuntimeError, with the output, if it ends early."""
     emulator = Emulator()
     running.callback(emulator.stop)
+    os.environ[emulator.variable] = emulator.host  # for this process
     launcher, workers = (Address(folder / f"{name}.log") for name in ("launcher", "workers"))
     running.enter_context(nginx(folder, emulator, (launcher, workers)))
     flags = flags_of(engine, folder, workers.environment, running)
@@ -152,13 +153,12 @@ def launch(engine: str, folder: Path, seconds: float, running: ExitStack) -> Lau
                 raise RuntimeError(f"the ingest on {engine} exited:\n{output.read_text()[-3000:]}")
             memory = resident.memory_info().rss / 1e6
             peak = max(peak, memory)
-            if first is None and (workers.requests() if engine == BEAM else chunks_done(emulator)):
+            if first is None and (workers.requests() if engine == BEAM else chunks_done()):
                 first, first_mb = passed, memory
             time.sleep(0.2)
     if first is None:
         raise RuntimeError(f"the ingest on {engine} began nothing:\n{output.read_text()[-3000:]}")
-    done = chunks_done(emulator)
-    return Launch(first, first_mb, peak, done, launcher.requests(), workers.requests())
+    return Launch(first, first_mb, peak, chunks_done(), launcher.requests(), workers.requests())
 
 
 def flags_of(engine: str, folder: Path, environment: Mapping[str, str], running: ExitStack) -> list[str]:
@@ -186,20 +186,26 @@ def flags_of(engine: str, folder: Path, environment: Mapping[str, str], running:
 
 def write_dataset(folder: Path) -> Path:
     """Write a segmentation without files, and a data sets file for it; return the file's path."""
-    size = [chunks * length for chunks, length in zip(GRID, CHUNK, strict=True)]
-    scale = {"key": "s", "size": size, "voxel_offset": [0, 0, 0], "resolution": [16, 16, 40]}
-    info = {"type": "segmentation", "data_type": "uint64", "num_channels": 1}
-    scales = [{**scale, "chunk_sizes": [CHUNK], "encoding": "raw"}]
-    (folder / "info").write_text(json.dumps({**info, "scales": scales}))
-    entry = {"cv_path": f"precomputed://file://{folder}", "l2cache_id": TABLE, "store": STORE}
+    path = f"precomputed://file://{folder}/segmentation"
+    info = CloudVolume.create_new_info(
+        num_channels=1,
+        layer_type="segmentation",
+        data_type="uint64",
+        encoding="raw",
+        resolution=(16, 16, 40),
+        voxel_offset=(0, 0, 0),
+        volume_size=[chunks * length for chunks, length in zip(GRID, CHUNK, strict=True)],
+        chunk_size=CHUNK,
+    )
+    CloudVolume(path, info=info, progress=False).commit_info()
+    entry = {"cv_path": path, "l2cache_id": TABLE, "store": STORE}
     config = folder / "datasets.yml"
     config.write_text(json.dumps({DATASET: {**entry, "chunk_size": CHUNK}}))
     return config
 
 
-def chunks_done(emulator: Emulator) -> int:
+def chunks_done() -> int:
     """Return the number of chunks with a record; 0 without the table."""
-    os.environ[emulator.variable] = emulator.host
     with closing(open_store(STORE, TABLE)) as store:
         try:
             return store.coverage().done

@@ -7,13 +7,12 @@ does not make the rate too high.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, Field
 
 from ..store.base import TableNotes
-from ..store.chunk_totals import Work, interval_of, start_of
+from ..store.chunk_totals import ChunkTotals, interval_of, start_of
 from ..store.notes import Time, put_note, read_note
 
 RATE_WINDOW = timedelta(minutes=10)
@@ -44,18 +43,16 @@ def read_start(notes: TableNotes) -> datetime | None:
     return run.started if run else None
 
 
-def rates(
-    recent: Mapping[int, Work], newest: datetime | None, started: datetime | None
-) -> tuple[float, float] | None:
+def rates(totals: ChunkTotals, started: datetime | None) -> tuple[float, float] | None:
     """Return a tuple: chunks per minute; nodes per second. Both are means over the last ten minutes of work.
 
     Returns None if the records span too short a time.
 
     Args:
-        recent: `ChunkTotals.recent` of a window of ten minutes that ends with ``newest``.
-        newest: time of the newest record; None without records.
+        totals: sums over the table's records, with the window `RATE_WINDOW`.
         started: when the latest run began.
     """
+    newest, recent = totals.newest, totals.recent
     if newest is None:
         return None
     if started is not None and started < newest:

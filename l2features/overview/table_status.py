@@ -79,6 +79,6 @@ def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> TableStatu
     failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
     status = TableStatus(store.name, geometry.n_chunks, totals, failed)
     started = note_or_problem("ingest", lambda: read_start(store), status.problems)
-    if found := rates(totals.recent, totals.newest, started):
+    if found := rates(totals, started):
         status.chunks_per_minute, status.nodes_per_second = found
     return status

@@ -26,6 +26,9 @@ class Work(NamedTuple):
     nodes: int
 
 
+_NONE = Work(0, 0)
+
+
 @dataclass
 class ChunkTotals:
     """Sums over the records of chunks.
@@ -54,6 +57,10 @@ class ChunkTotals:
     failed: list[tuple[int, str]] = field(default_factory=list)
     newest: datetime | None = None
     recent: dict[int, Work] = field(default_factory=dict)
+    _first: int = field(default=0, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._most_recent = 2 * (self.window // INTERVAL + 1)
 
     def add(self, record: ChunkRecord) -> None:
         """Add the record of one chunk."""
@@ -65,7 +72,7 @@ class ChunkTotals:
         self.orphans += record.orphans
         self.add_files(record.files, record.saturated)
         self.add_newest(record.time)
-        self.add_recent(interval_of(record.time), Work(1, record.nodes))
+        self.add_recent(interval_of(record.time), 1, record.nodes)
 
     def add_failed(self, chunk_id: int, reason: str) -> None:
         """Count a failed chunk. The first ``most_failed`` chunks are also stored with their reasons."""
@@ -84,34 +91,34 @@ class ChunkTotals:
 
     def add_newest(self, time: datetime) -> None:
         """Set ``newest`` to the time of a done chunk if this time is later."""
-        self.newest = max(time, self.newest or time)
+        if self.newest is None or time > self.newest:
+            self.newest, self._first = time, first_interval(time, self.window)
 
-    def add_recent(self, interval: int, work: Work) -> None:
+    def add_recent(self, interval: int, chunks: int, nodes: int) -> None:
         """Add the chunks done in an interval, unless the interval is before the window.
 
         A later ``newest`` moves the window; `drop_old` then drops the intervals before it.
         """
-        if interval < self.oldest_interval:
+        if interval < self._first:
             return
-        chunks, nodes = self.recent.get(interval, (0, 0))
-        self.recent[interval] = Work(chunks + work.chunks, nodes + work.nodes)
-        if len(self.recent) > 2 * (self.window // INTERVAL + 1):
+        before = self.recent.get(interval, _NONE)
+        self.recent[interval] = Work(before.chunks + chunks, before.nodes + nodes)
+        if len(self.recent) > self._most_recent:
             self.drop_old()
 
     def drop_old(self) -> None:
         """Drop the intervals in ``recent`` that are before the window."""
-        oldest = self.oldest_interval
-        self.recent = {interval: work for interval, work in self.recent.items() if interval >= oldest}
-
-    @property
-    def oldest_interval(self) -> int:
-        """The first interval of the window; 0 without a done chunk."""
-        return interval_of(self.newest) - self.window // INTERVAL if self.newest else 0
+        self.recent = {interval: work for interval, work in self.recent.items() if interval >= self._first}
 
 
 def interval_of(time: datetime) -> int:
     """Return the number of whole intervals of length `INTERVAL` from 1970 to a time."""
     return (time - EPOCH) // INTERVAL
+
+
+def first_interval(newest: datetime, window: timedelta) -> int:
+    """Return the first interval of a window that ends with ``newest``."""
+    return interval_of(newest) - window // INTERVAL
 
 
 def start_of(interval: int) -> datetime:

@@ -21,7 +21,7 @@ SECOND = timedelta(seconds=1)
 
 def rates_of(records: list[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
     totals = totals_of((ChunkRecord(1, DONE, *record) for record in records), RATE_WINDOW, 0)
-    return rates(totals.recent, totals.newest, started)
+    return rates(totals, started)
 
 
 def burst(chunks: int, until: datetime = NOW) -> list[tuple[datetime, int]]:

@@ -15,7 +15,7 @@ import orjson
 from ...core.errors import StoreError
 from .. import formats
 from ..base import DONE, ChunkRecord
-from ..chunk_totals import INTERVAL, ChunkTotals, Work
+from ..chunk_totals import EPOCH, INTERVAL, ChunkTotals
 from .cells import chunk_records_of, first_cells
 from .row_arrays import AnyCells
 
@@ -54,14 +54,14 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
     for record, count in sums.alike:
         totals.add_files(record.files, record.saturated, count)
     if len(done.times):
-        totals.add_newest(datetime.fromtimestamp(done.times.max() / 1e6, UTC))
+        totals.add_newest(EPOCH + timedelta(microseconds=int(done.times.max())))
     interval = INTERVAL // timedelta(microseconds=1)
     intervals, of_chunk, chunks = np.unique(done.times // interval, return_inverse=True, return_counts=True)
     # numpy adds Python's integers, which do not overflow
     nodes = np.array(sums.nodes, dtype=object)[np.argsort(of_chunk, kind="stable")]
-    totals_of = np.add.reduceat(nodes, np.cumsum(chunks) - chunks)
-    for i, *work in zip(intervals.tolist(), chunks.tolist(), totals_of, strict=True):
-        totals.add_recent(i, Work(*work))
+    nodes = np.add.reduceat(nodes, np.cumsum(chunks) - chunks)
+    for recent in zip(intervals.tolist(), chunks.tolist(), nodes, strict=True):
+        totals.add_recent(*recent)
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...core.chunks import FileCounts
 from ..base import DONE, FAILED
-from ..chunk_totals import INTERVAL, ChunkTotals, Work, interval_of, start_of
+from ..chunk_totals import ChunkTotals, Work, first_interval, interval_of, start_of
 from .tables import TableFormats
 
 ROWS = 50_000
@@ -78,12 +78,15 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
     return Page(last, *db.execute(query, values).fetchone())
 
 
-def add_failed(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> None:
-    """Set the failed chunks in ``totals``: their number, and the first ones in the order of stored keys."""
+def read_failed(db: sqlite3.Connection, name: str, most: int) -> tuple[int, list[tuple[int, str]]]:
+    """Return a tuple: the number of failed chunks; pairs (chunk id, reason) of the first ``most`` of them.
+
+    The pairs are in the order of stored keys.
+    """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{FAILED}'"
-    ((totals.n_failed,),) = db.execute(f"SELECT COUNT(*) {chunks}")
-    first = db.execute(f"SELECT id, reason {chunks} ORDER BY id LIMIT ?", (totals.most_failed,))
-    totals.failed = [(key % (1 << 64), reason) for key, reason in first]
+    ((count,),) = db.execute(f"SELECT COUNT(*) {chunks}")
+    first = db.execute(f"SELECT id, reason {chunks} ORDER BY id LIMIT ?", (most,))
+    return count, [(key % (1 << 64), reason) for key, reason in first]
 
 
 def read_recent(
@@ -100,7 +103,7 @@ def read_recent(
         return None, {}
     newest, recent = datetime.fromisoformat(time), dict[int, Work]()
     first, sums = f"SELECT MIN(time) {chunks} AND time >= ?", f"SELECT COUNT(*), SUM(nodes) {chunks}"
-    ((time,),) = db.execute(first, (_text(interval_of(newest) - window // INTERVAL),))
+    ((time,),) = db.execute(first, (_text(first_interval(newest, window)),))
     while time is not None:
         interval = interval_of(datetime.fromisoformat(time))
         (found,) = db.execute(f"{sums} AND time >= ? AND time < ?", (time, _text(interval + 1)))

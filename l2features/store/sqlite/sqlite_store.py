@@ -229,9 +229,9 @@ class SqliteStore(Store):
             except ValueError:
                 return super().chunk_totals(window, most_failed)  # its error names the malformed record
             first = page.last + 1
-        self._read_table(lambda db: chunk_sums.add_failed(db, self.name, totals))
+        failed = self._read_table(lambda db: chunk_sums.read_failed(db, self.name, most_failed))
         recent = self._read_table(lambda db: chunk_sums.read_recent(db, self.name, window))
-        totals.newest, totals.recent = recent
+        (totals.n_failed, totals.failed), (totals.newest, totals.recent) = failed, recent
         return totals
 
     def _sum_page(self, first: int, line: str) -> chunk_sums.Page:
