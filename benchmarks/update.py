@@ -48,7 +48,7 @@ SIZE = (256, 256, 512)
 GRID = (7, 3, 1)
 """Chunks along each axis; the last chunk serves to warm up."""
 CROPS = 4
-LEAST_NODE, LEAST_BURST = 20.0, 50.0
+LEAST_NODE, LEAST_BURST = 20.0, 240.0
 BURST_S = 1_800.0
 EXAMPLES = """
 Measures:
