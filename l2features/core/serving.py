@@ -34,11 +34,12 @@ def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
     Infinities are clipped to the stored type's limits.
     PCGL2Cache stored infinity where a float16 overflowed.
     """
-    if np.isfinite(stored).all():
-        return stored.astype(dtype), np.ones(len(stored), dtype=bool)
+    values = stored.astype(dtype)
+    if np.isfinite(values).all():
+        return values, np.ones(len(values), dtype=bool)
     limit = np.finfo(stored.dtype).max
     with np.errstate(invalid="ignore"):
-        values = stored.astype(dtype).clip(-limit, limit)
+        values = values.clip(-limit, limit)
     return values, ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
 
 

@@ -32,7 +32,7 @@ from .tables import TableFormats, listed, signed
 
 SCAN_ROWS = 20_000
 _HALF = 1 << 63
-_JOINED = "CAST(group_concat(features, '') AS BLOB), MIN(length(features)), MAX(length(features))"
+_JOINED = "CAST(group_concat(features, '') AS BLOB), COUNT(*), MAX(length(features))"
 """SQL for all records in one value: SQLite joins blobs as text unchanged, without holding the GIL."""
 _INCOMPLETE = f"state = '{DONE}' AND json_extract(files, '$.missing') + json_extract(files, '$.empty') > 0"
 T = TypeVar("T")
@@ -134,10 +134,10 @@ class SqliteStore(Store):
         def find(db: sqlite3.Connection, formats: TableFormats) -> tuple[list[bytes], int, Formats]:
             known = formats.records
             if len(known) == 1:  # records of one length can be joined
-                joined, least, most = db.execute(f"SELECT {_JOINED} FROM {source}", parameters).fetchone()
+                joined, count, most = db.execute(f"SELECT {_JOINED} FROM {source}", parameters).fetchone()
                 if joined is None:
                     return [], 0, known
-                if least == most:
+                if len(joined) == count * most:
                     return [joined], most, known
             found = db.execute(f"SELECT features FROM {source}", parameters)
             return [record for (record,) in found], 0, known
