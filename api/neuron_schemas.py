@@ -104,7 +104,7 @@ class RootQuery(MissingQuery):
 
 
 class SummaryQuery(RootQuery):
-    """Parameters of a read of roots' summaries."""
+    """Parameters of a request for the summaries of roots."""
 
     graph: str = Field("false", description="`true`, `yes` or `1`: add the measures of the L2 graph.")
     version: str | None = Field(

@@ -37,9 +37,9 @@ class RegionReads:
     ) -> Response:
         """Return the response with the nodes that ``find`` returns.
 
-        ``field`` is the parameter that names the region, for errors. Raises ApiError 404 if a chunk is not
-        computed and ``query.partial`` is false, 413 for too many nodes, 429 at a concurrency limit, and 503
-        at the deadline.
+        ``field`` is the name of the request's parameter that gives the region; errors name it. Raises
+        ApiError 404 if a chunk is not computed and ``query.partial`` is false, 413 for too many nodes, 429 at
+        a concurrency limit, and 503 at the deadline.
         """
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, self.most)

@@ -1,4 +1,4 @@
-"""Make a version: all valid nodes of a data set at a time, with their roots and features, as Parquet files.
+"""Make a version: the nodes of a data set that are valid at one time, their roots and features, in Parquet.
 
 Writes the files of a version and then its manifest below --output, in a folder named by its number. After an
 interruption, run the same command again: it continues, and makes the same files. With --base, only changes

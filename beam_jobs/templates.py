@@ -121,7 +121,7 @@ TEMPLATES = {
         max_workers=20,
     ),
     "materialize": Template(
-        "Make a version: all valid nodes with their roots and features at a time, as Parquet files.",
+        "Make a version: all nodes valid at one time, with their roots and features, as Parquet files.",
         materialize_run.add_options,
         max_workers=100,
     ),

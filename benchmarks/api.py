@@ -1,4 +1,4 @@
-"""Compare the speed of the HTTP API with a reference server of the same reads (benchmarks/plain_server.py).
+"""Compare the speed of the HTTP API with that of a reference server (benchmarks/plain_server.py).
 
 Both run under gunicorn with the same workers and threads, over the same table of synthetic nodes in the
 Bigtable emulator. The API also runs over SQLite. Servers, emulator and clients share this machine.

@@ -147,7 +147,7 @@ def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
-    """Store a summary with the table; ``run`` identifies the run."""
+    """Store a summary as the table's note `NOTE`; ``run`` is the id of the audit's run."""
     kept = {
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -33,7 +33,7 @@ Example:
   l2features audit minnie --repair
 """
 LOCAL, RUNNER = "local", "Local (default), or DaskRunner."
-MATERIALIZE = """Freeze a data set at a time: nodes, roots and features in Parquet files.
+MATERIALIZE = """Freeze a data set at a given time: nodes, roots and features in Parquet files.
 
 See docs/versions.md.
 
@@ -88,7 +88,7 @@ class JobCommand(click.Command):
 
         if is_beams(runner):
             _parser(self).error(
-                f"--runner {runner}: expected {LOCAL} or DaskRunner; for a Beam runner: "
+                f"--runner {runner}: expected {LOCAL} or DaskRunner; for other runners, use "
                 f"python -m beam_jobs.{self.name}"
             )
         parser, dataset = _parser(self), None

@@ -230,7 +230,7 @@ def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
     if not served and not (project and instance):
         raise ConfigError(
             f"cv_path {cv_path} is not the URL of graph {graph_id!r}: expected graphene://https://HOST/"
-            f"segmentation/table/{graph_id}, or the Bigtable instance of the graph's table in "
+            f"segmentation/table/{graph_id}. To read the graph from its Bigtable table, set "
             f"${PROJECT_VARIABLE} and ${INSTANCE_VARIABLE}"
         )
     entry = {

@@ -68,7 +68,7 @@ class Deployment:
 
     @property
     def graph_urls(self) -> list[str]:
-        """The graph's URL and, if a graph's server serves the segmentation, the URL of that server."""
+        """The graph's URL and, if the segmentation is read from a server, the segmentation's URL."""
         served = [self.dataset.cv_path] if self.dataset.served else []
         return [*dict.fromkeys([*served, self.dataset.graph_url])] if self.dataset.has_graph else []
 

@@ -146,7 +146,7 @@ class Graph(ABC):
 
     @abstractmethod
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
-        """Return the L2 id of each of a chunk's supervoxels at a time, shape (n,); 0 for none."""
+        """Return the L2 id of each of a chunk's supervoxels at ``time``, shape (n,); 0 for none."""
 
     @abstractmethod
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
@@ -157,9 +157,9 @@ class Graph(ABC):
 
     @abstractmethod
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        """Return a chunk's L2 nodes that are valid at a time, sorted; without a time, all nodes ever made.
+        """Return a chunk's L2 nodes that are valid at ``time``, sorted; without a time, all nodes ever made.
 
-        A node is valid at a time if it is then the newest parent of one of its supervoxels.
+        A node is valid at ``time`` if it is then the newest parent of one of its supervoxels.
         """
 
     @abstractmethod
@@ -180,22 +180,22 @@ class Graph(ABC):
     ) -> dict[int, Pairs]:
         """Return the edges between the L2 nodes of each root; ``nodes`` maps each root to its L2 ids.
 
-        The edges of a root never change. A caller that has read the rows of all nodes passes them as
-        ``rows``, in the order of ``nodes``. Raises MalformedEdges if some edges are malformed.
+        The edges of a root never change. A caller that has read the rows of all L2 nodes passes them as
+        ``rows``, root by root in the order of ``nodes``. Raises MalformedEdges if some edges are malformed.
         """
 
     @abstractmethod
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the root of each L2 node at a time, shape (n,); 0 for a node without a valid root."""
+        """Return the root of each L2 node at ``time``, shape (n,); 0 for a node without a valid root."""
 
     @abstractmethod
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
         """Return the history of each root, by root; unknown roots are left out."""
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
-        """Return the L2 nodes in a box of chunks that are valid at a time, with their roots.
+        """Return the L2 nodes in a box of chunks that are valid at ``time``, with their roots.
 
-        A node is valid at a time if it then exists and its root is not retired. The box may have any size and
+        A node is valid if it exists at ``time`` and its root is not retired. The box may have any size and
         extend beyond the grid; memory grows with the number of nodes in the box.
         """
         chunks = (chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0])

@@ -49,7 +49,7 @@ class BigtableGraph(TableReads, Graph):
     """A graph in a table of PyChunkedGraph 1 or 2.
 
     PyChunkedGraph 1 stores children raw; PyChunkedGraph 2 compresses them (zstd). Rows of nodes are never
-    removed, and do not say when a node was superseded. So a chunk's valid nodes at a time are found from the
+    removed, and do not say when a node was superseded. So a chunk's valid nodes are found from the
     rows of its supervoxels, which form one range: the valid nodes are the parents of the supervoxels. A
     parent is the newest cell in the column ``parents`` that is no later than the time.
     """
@@ -214,7 +214,7 @@ class BigtableGraph(TableReads, Graph):
         return len(self._read(ReadRowsQuery(row_ranges=[RowRange(key, key + b"`")], limit=1))) > 0
 
     def _known_roots(self, time: datetime) -> KnownRoots:
-        """Return the cache of roots at a time, which replaces the cache of another time.
+        """Return the cache of roots at ``time``, which replaces the cache of another time.
 
         If roots at that time may still change, an empty cache is returned, and not stored.
         """
@@ -226,7 +226,7 @@ class BigtableGraph(TableReads, Graph):
         return time_and_roots[1]
 
     def _roots_at(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
-        """Return the root of each id at a time from the cache, or else from `_roots_above`, shape (n,)."""
+        """Return the root of each id at ``time`` from the cache, or else from `_roots_above`, shape (n,)."""
 
         def read(ids: Ids) -> Ids:
             return np.concatenate([self._roots_above(geometry, part, time) for part in batches(ids, ROWS)])
@@ -235,7 +235,7 @@ class BigtableGraph(TableReads, Graph):
         return self._known_roots(time).roots(unique, read)[inverse]
 
     def _roots_above(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
-        """Return the root of each id at a time, shape (n,); 0 if there is none or it is retired."""
+        """Return the root of each id at ``time``, shape (n,); 0 if there is none or it is retired."""
         from .graph_rows import newest
 
         until, top, layers = self._until(), self.top_layer(geometry), geometry.layout.layers

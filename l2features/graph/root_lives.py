@@ -32,7 +32,7 @@ class RootLives(NamedTuple):
     retired: npt.NDArray[np.int64]
 
     def valid(self, time: datetime) -> Flags:
-        """Return whether each root is valid at a time, shape (n,)."""
+        """Return whether each root is valid at ``time``, shape (n,)."""
         micros = (time - _EPOCH) // _MICRO
         return np.asarray((self.made <= micros) & (self.retired > micros))
 

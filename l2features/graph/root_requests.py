@@ -99,7 +99,7 @@ class RootRequests:
         return unique_pairs(pairs[:, 0], pairs[:, 1])
 
     def roots(self, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the root of each L2 id at a time, shape (n,): the highest ancestor that the server has."""
+        """Return the root of each L2 id at ``time``, shape (n,): the highest ancestor that the server has."""
         found = self._each(partial(self._roots, _seconds(time)), list(batches(l2_ids, IDS)))
         return np.concatenate([as_ids([]), *found])
 
@@ -131,7 +131,7 @@ class RootRequests:
         return _ids_of([*answer["old_roots"], *answer["new_roots"]])
 
     def are_latest(self, roots: Ids, time: datetime | None = None) -> npt.NDArray[np.bool_]:
-        """Return whether each root is valid at a time, by default now, shape (n,); False for an unknown root.
+        """Return whether each root is valid at ``time`` (default now), shape (n,); False for an unknown root.
 
         The server ignores changes in the requested millisecond, so the next millisecond is requested.
         """

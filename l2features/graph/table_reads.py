@@ -47,21 +47,21 @@ class TableReads:
     _connection: Connection
 
     def _parents(self, first: int | np.uint64, last: int | np.uint64, time: datetime) -> tuple[Ids, Ids]:
-        """Return the supervoxels from ``first`` to ``last``, sorted, and the parent of each at a time."""
+        """Return the supervoxels from ``first`` to ``last``, sorted, and the parent of each at ``time``."""
         from .graph_rows import newest
 
         decode = self._connection.rows_of(column(PARENTS, "<u8"))
         return _sorted_parents(self._scan([one_range(first, last)], decode, newest(PARENTS, until=time)))
 
     def _parents_in(self, ranges: IdRanges, time: datetime) -> tuple[Ids, Ids]:
-        """Return the nodes in ranges of ids that have a parent at a time, sorted, and these parents."""
+        """Return the sorted ids in these ranges that have a parent at ``time``, and their parents."""
         from .graph_rows import newest
 
         decode = self._connection.rows_of(column(PARENTS, "<u8"))
         return _sorted_parents(self._rows_in(ranges, decode, newest(PARENTS, until=time), LONGEST))
 
     def _families_in(self, ranges: IdRanges, time: datetime) -> Families:
-        """Return the nodes in ranges of ids, with the parent and the children of each node at a time."""
+        """Return the nodes with ids in these ranges, and the parent and children of each at ``time``."""
         from .graph_rows import newest_between
 
         row_filter = newest_between(CHILDREN, PARENTS, until=time)
@@ -105,7 +105,7 @@ class TableReads:
         return monotonic() + self.deadline_s
 
     def _parents_of(self, time: datetime, until: float, ids: Ids) -> Ids:
-        """Return the parent of each id (sorted, unique) at a time, shape (n,); 0 for an id without one."""
+        """Return the parent of each id (sorted, unique) at ``time``, shape (n,); 0 for an id without one."""
         from .graph_rows import newest
 
         columns, row_filter = column(PARENTS, "<u8"), newest(PARENTS, until=time)

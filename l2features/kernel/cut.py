@@ -11,8 +11,8 @@ from .runs import Runs, start_of, stop_of
 def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
     """Return the bounding boxes (n, 2, 3) of the labels 0 to ``n_labels - 1``, in voxels.
 
-    A box is its start and its end, which is excluded. Axes are in the order of the runs. The background and
-    labels without voxels have an empty box, which ends before it begins.
+    A box is two points: its start and its end (excluded). Axes are in the order of the runs. Labels without
+    voxels, and the background, have an empty box, which ends before it begins.
     """
     boxes = np.empty((n_labels, 2, 3), np.int64)
     boxes[:, 0], boxes[:, 1] = runs.shape, 0

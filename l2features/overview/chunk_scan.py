@@ -103,7 +103,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
     try:
         known = replaceable_note(store, NOTE, ScanNote)
     except NewerNote as error:
-        logger.warning("%s; this process scans the chunks, and does not replace the note", error)
+        logger.warning("%s: this process scans the chunks itself, and leaves the stored scan as it is", error)
         return _scan(store, geometry)
     if known is not None and datetime.now(UTC) < known.due(_process()) and (kept := known.scan(geometry)):
         return kept

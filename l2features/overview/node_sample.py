@@ -27,7 +27,7 @@ NM3_PER_UM3 = 1e9
 
 @dataclass(frozen=True)
 class NodeSample:
-    """Computed nodes of some chunks, shape (n,): ids, size in um^3 and thickness in nm."""
+    """Nodes with features from some chunks: ids, sizes in um^3 and thicknesses in nm, each of shape (n,)."""
 
     chunks: int
     ids: Ids
@@ -78,7 +78,7 @@ def histogram(values: npt.NDArray[np.float64]) -> Histogram | None:
 
 
 def example_root(graph: Graph, geometry: Geometry, nodes: Ids, time: datetime) -> tuple[int, int] | None:
-    """Return a tuple: one of these nodes; its root at a time.
+    """Return a tuple: one of these nodes; its root at ``time``.
 
     At most `ROOTS_TRIED` nodes are tried; returns None if none of them has a root. Raises GraphError.
     """

@@ -32,7 +32,7 @@ def find_messages(path: Path) -> list[Path]:
 
 
 def read_message(file: Path) -> Delivery:
-    """Return a recorded message, with the file's path as key. Raises ConfigError for an invalid file."""
+    """Return a recorded message; its key is the file's path. Raises ConfigError for an invalid file."""
     try:
         if file.suffix != PAYLOAD_SUFFIX:
             return read_letter(file).delivery(str(file))

@@ -74,7 +74,7 @@ def _few_objects(
     status: npt.NDArray[np.int8] | None,
     reasons: Mapping[int, str],
 ) -> bytes:
-    """Return ``before`` and the members of a JSON object, one per id, row by row."""
+    """Return ``before`` and one member of a JSON object for each id. The text is made row by row."""
     objects: dict[int, dict[str, Any]] = {node: {} for node in ids.tolist()}
     for name, values, present in columns:
         for known, value, has in zip(objects.values(), values.tolist(), present.tolist(), strict=True):
@@ -179,7 +179,7 @@ def _texts(values: np.ndarray, present: Mask, before: int = _COLON) -> Any:
 
 
 def _array(text: Any, ends: npt.NDArray[np.int32], present: Mask) -> Any:
-    """Return an array (n,) of the texts between ``ends``; empty text where ``present`` (n,) is false."""
+    """Return an array (n,): ``text`` cut at ``ends``, and empty texts where ``present`` (n,) is false."""
     offsets = ends[np.append([0], present.cumsum())]
     return pa.Array.from_buffers(pa.binary(), len(present), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 

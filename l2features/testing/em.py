@@ -84,7 +84,7 @@ class EmDataset:
         return np.uint64(self.geometry.chunk_id(chunk)) + self.crop(chunk).nodes.astype(np.uint64)
 
     def new_node(self, chunk: Chunk, supervoxels: np.ndarray) -> int:
-        """Return a new L2 id for supervoxels of a chunk, which are given by number."""
+        """Return a new L2 id in a chunk for these supervoxels, given by their numbers within the chunk."""
         number = self._made.get(chunk, int(self.crop(chunk).nodes.max())) + 1
         self._made[chunk] = number
         node = self.geometry.chunk_id(chunk) + number

@@ -1,4 +1,4 @@
-"""Tests of the reads for versions: a graph's nodes valid at a time, and the roots that changed.
+"""Tests of the reads for versions: a graph's nodes valid at one time, and the roots that changed.
 
 The tests of a graph source inherit from `GraphHistorySuite` and define the fixtures ``graph``, ``geometry``
 and ``history``, a `KnownHistory`.
@@ -46,7 +46,7 @@ class KnownHistory:
         return sorted(time for time in times if time is not None)
 
     def nodes(self, ms: int) -> dict[int, int]:
-        """Return the root of each L2 node that is valid at a time."""
+        """Return the root of each L2 node that is valid at ``ms``, in ms since 1970."""
         valid = {root: known for root, known in self.roots.items() if known.valid(ms)}
         return {node: root for root, known in valid.items() for node in known.l2_ids}
 

@@ -51,7 +51,7 @@ class ServedGraph:
             self.children[cell.node] = np.frombuffer(zstandard.decompress(cell.value), "<u8").tolist()
 
     def roots(self, supervoxels: list[int], ms: float) -> list[int]:
-        """Return the L2 ids of supervoxels at a time; 0 for a supervoxel without a parent.
+        """Return the L2 ids of supervoxels at ``ms``; 0 for a supervoxel without a parent.
 
         If no supervoxel has a parent, return the supervoxels.
         """

@@ -1,8 +1,8 @@
-"""Functions for a bucket of Cloud Storage that pyarrow lacks: list folders, create files, read in threads.
+"""What pyarrow cannot do in a bucket of Cloud Storage: list folders, create files, read in threads.
 
 pyarrow lists a folder only if the bucket has an object with the folder's name. To open a file, pyarrow
-requests the whole file, and holds the GIL until the response begins. Paths are ``bucket/name``. All functions
-raise OSError.
+requests the whole file, and holds the GIL until the response begins. Paths are ``bucket/name``. A function
+that fails raises OSError.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Manifest(_Model):
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the files of later layers that list retired roots; ``layer`` is an index in ``layers``.
+        """Return the lists of retired roots, which are files, of the layers after ``layers[layer]``.
 
         Rows of these roots in this layer do not belong to the version.
         """

@@ -128,7 +128,7 @@ def test_the_arguments_of_pcgl2cache(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sample", "--runner", "DataflowRunner"), "for a Beam runner: python -m beam_jobs.ingest"),
+        (("sample", "--runner", "DataflowRunner"), "for other runners, use python -m beam_jobs.ingest"),
         (("sample", "--sink", "other"), "'other' is not one of 'store', 'bigtableio'"),
         (("sample", "--workers", "0"), "--workers 0: expected 1 or more"),
         (("sample", "--test", "--chunks", "0:1,0:1,0:1"), "not allowed with argument --test"),

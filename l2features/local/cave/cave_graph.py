@@ -22,7 +22,7 @@ class CaveGraph(BigtableGraph):
     """A graph's table, with the reads that a graph server needs. All methods raise GraphError."""
 
     def parents(self, ids: Ids, time: datetime) -> Ids:
-        """Return the parents of sorted, unique ids at a time; 0 for an id without a parent."""
+        """Return the parents of sorted, unique ids at ``time``; 0 for an id without a parent."""
         return self._parents_of(time, self._until(), ids)
 
     def children_of(self, ids: Ids, time: datetime | None = None) -> dict[int, Ids]:

@@ -27,7 +27,7 @@ BEFORE_FIRST = timedelta(milliseconds=500)
 
 
 class NotFound(LookupError):
-    """The graph does not have an id, or cannot be read at a time."""
+    """The graph does not have an id, or cannot be read at the requested time."""
 
 
 class Pcg:
