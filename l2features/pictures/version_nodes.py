@@ -83,5 +83,5 @@ def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> A
     """
     table = largest_rows(reader, most, columns).table
     if not len(table):
-        raise VersionError(f"version {reader.manifest.number} has no roots: expected a version with nodes")
+        raise VersionError(f"version {reader.manifest.number} is empty: expected a version with roots")
     return table.sort_by(ROOT_ID)

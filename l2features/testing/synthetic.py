@@ -1,8 +1,8 @@
 """A synthetic proofread data set: a segmentation of supervoxels, a graph, edits, and the expected rows.
 
 No service is needed: a graph's table is a list of `Cell`s, and an `Edit` has its cells and its message; the
-caller writes cells and publishes messages. The same seed produces the same data set. Nodes need not be
-connected.
+caller writes cells and publishes messages. The same seed produces the same data set. The voxels of
+a node need not be connected.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _judge(request: Request, answer: requests.Response) -> FileBytes:
 def check_reachable(url: str) -> None:
     """Raise StorageError unless a web server, or the proxy on the way to it, accepts a connection in time.
 
-    URLs that do not lead to a web server are not checked.
+    Checks only URLs that begin with http:// or https://, after ``middleauth+`` or ``s3://`` if one is there.
     """
     for prefix in ("middleauth+", "s3://"):
         url = url.removeprefix(prefix)
