@@ -1,8 +1,8 @@
 """Authentication: most routes need a token; a data set's routes need permission to view the data set.
 
-The library middle_auth_client decides; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED when it
-is imported. The library's lookups have no deadline and its caches are not thread-safe, so this module looks
-up users and tables. If the authentication service does not answer, the response is 503.
+The library middle_auth_client decides about access. It reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and
+AUTH_DISABLED when it is imported. Its lookups have no deadline and its caches are not thread-safe, so this
+module looks up users and tables. If the authentication service does not answer, the response is 503.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from l2features.core.errors import ConfigError
 from .error_responses import ApiError
 
 NAMESPACE = "pychunkedgraph"
-"""The authentication service's name for the service that owns the tables."""
+"""The service whose tables the authentication service maps to data sets."""
 SECRETS = (decorators.TOKEN_NAME, "token")
 """Query parameters that contain a token."""
 UNSET_URL = "localhost:5000/auth"
@@ -54,7 +54,7 @@ log = logging.getLogger("l2features.api")
 def protect(
     app: Flask, *, open_endpoints: Collection[str], deadline_s: float = 10.0, retry_after_s: int = 2
 ) -> None:
-    """Require a token for every route except ``open_endpoints``. Routes that are registered later count too.
+    """Require a token for every route except ``open_endpoints``. Routes registered later need one too.
 
     A request whose authentication takes longer than ``deadline_s`` gets 503. While the authentication service
     does not answer, one lookup per ``retry_after_s`` is sent to the service. Other requests whose token is
@@ -131,7 +131,7 @@ def _viewable(service: _Service, names: Collection[str]) -> Viewable:
 
 
 def _token() -> str | None:
-    """Return the token in the request's Authorization header or, without it, in the cookie; None for none."""
+    """Return the Bearer token of the Authorization header, else the cookie's token, else None."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme == "Bearer" and token:
         return token
@@ -267,7 +267,7 @@ class _Service:
         raise failure
 
     def fetch(self, path: str, token: str) -> Any:
-        """Return the service's answer; None for a status other than 200.
+        """Return the service's answer; None for a status other than 200, 429 and 5xx.
 
         Retries transient errors three times at most, within ``deadline_s``. Raises RequestException.
         """

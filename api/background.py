@@ -107,8 +107,8 @@ class BackgroundCache(Generic[T]):
     def get(self) -> T | None:
         """Return the newest value, after a short wait if a refresh is running; None before the first value.
 
-        Raises the error of a refresh that fails during the wait. A StoreError is raised only before the first
-        value.
+        Raises the error of a refresh that fails during the wait, but a StoreError only while no value is
+        cached.
         """
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s

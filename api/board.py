@@ -38,13 +38,13 @@ FIRST_S, LATER_S = 2.0, 0.3
 NOTES_EVERY_S = 5.0
 """Age at which the table's notes on updates and audits are read again."""
 LOOKED_UP, LISTED = 4096, 20
-"""Maximum chunks of a cell of the chunk map whose failures are looked up, and failures that are returned."""
+"""Maximum number of chunks of a cell whose failures are looked up, and of failures that are returned."""
 log = logging.getLogger("l2features.api")
 T = TypeVar("T")
 
 
 class Kept(NamedTuple):
-    """The state of a data set, and its JSON body for responses: plain, gzipped, and its ETag."""
+    """The state of a data set, its JSON body (plain and gzipped), and the body's ETag."""
 
     info: BoardInfo
     body: bytes

@@ -28,7 +28,7 @@ class Notes(NamedTuple):
 
 
 def progress_info(scan: ChunkScan) -> ProgressInfo:
-    """Return the progress of the ingest, with the time left if it recorded a chunk in the last 10 minutes."""
+    """Return the ingest's progress, with the time left if a chunk was recorded in the last 10 minutes."""
     progress, left = scan.progress, None
     missing = progress.total - progress.done - progress.failed
     runs = progress.newest is not None and scan.time - progress.newest < RATE_WINDOW

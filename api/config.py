@@ -29,11 +29,11 @@ _FORMS = {
         "origins such as https://host, separated by spaces",
     ),
 }
-"""By setting: the pattern that its value must match, and the expected form for an error message."""
+"""Some settings, by name: the pattern of the whole value, and the expected form for an error message."""
 
 
 class Settings(BaseSettings):
-    """The server's settings, each from the environment variable ``L2CACHE_`` plus its name, or its alias."""
+    """The server's settings. Each environment variable is the alias, or else L2CACHE_ plus the name."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True, allow_inf_nan=False)
 

@@ -143,7 +143,7 @@ class Dashboards:
         )
 
     def viewer(self, name: str, root: str | None) -> str | None:
-        """Return the path of a link to a viewer that shows ``root``.
+        """Return the path that redirects to a viewer of ``root``.
 
         Without a root, returns the path of this server's viewer, or None if it is not built.
         """

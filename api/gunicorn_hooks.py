@@ -17,8 +17,8 @@ LAST_MESSAGES_S = 5.0
 ARENAS, KEPT_BYTES, MMAP_BYTES = 2, 16 << 20, 4 << 20
 """Number of malloc's arenas; bytes of freed memory that an arena keeps; size from which memory is mapped.
 
-Memory that is returned to the system after each request must be faulted in by the next, which takes a
-quarter of the time of 10,000 ids in Arrow.
+If malloc returned freed memory to the system after each request, the next request would fault it in again.
+This takes a quarter of the time of a request for 10,000 ids in Arrow.
 """
 _ARENA_MAX, _TRIM_THRESHOLD, _MMAP_THRESHOLD = -8, -1, -3
 """Parameters of the GNU C library's mallopt."""
@@ -40,8 +40,8 @@ def metrics_folder() -> str:
 def prepare_fork(app: Any) -> None:
     """Load what all server processes share, before gunicorn forks them; then call `spare_known_objects`.
 
-    If the table or the graph of a data set is in Bigtable, loads the compiled decoder of Bigtable's rows and
-    the compiled skeleton loop.
+    If the table or the graph of a data set is in Bigtable, loads two compiled functions: the decoder of
+    Bigtable's rows, and the inner loop that makes skeletons.
     """
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(url.startswith("bigtable:") for entry in entries for url in (entry.store, entry.graph_url)):
@@ -66,7 +66,7 @@ def spare_known_objects() -> None:
 def warm_worker(worker: Any) -> None:
     """Start to read the data sets' metadata, and import what the first request needs.
 
-    Also bounds the freed memory that malloc keeps. By default, each thread's arena keeps its own.
+    Also bounds the freed memory that malloc keeps in its arenas, by default up to 8 arenas per core.
     """
     import numpy as np
     import pyarrow

@@ -86,7 +86,7 @@ class Requests(NamedTuple):
 def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
     """Return the numbers of requests by data set, without those for the routes in ``left_out``.
 
-    Sums over all server processes, exited ones included; outside the server, counts only this process.
+    Sums over all server processes, exited ones included. Without gunicorn, counts only this process.
     """
     counts: dict[str, Requests] = {}
     families = _AllProcesses().collect() if values.ValueClass._multiprocess else REQUESTS.collect()
@@ -102,7 +102,7 @@ def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
 def exposition() -> tuple[bytes, str]:
     """Return a tuple: all metrics in Prometheus' text format; the content type.
 
-    Sums over all server processes, exited ones included; outside the server, only this process counts.
+    Sums over all server processes, exited ones included. Without gunicorn, only this process counts.
     """
     if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -153,7 +153,8 @@ class SkeletonQuery(RootQuery):
         None,
         ge=0,
         le=1e9,
-        description="Collapse the nodes within this distance of `root_point`, in nm, into one vertex.",
+        description="Radius in nm of a sphere around `root_point`. The node nearest to it, and the nodes "
+        "that edges with an end in the sphere connect to it, become one vertex.",
     )
     join: str = Field("false", description="`true`, `yes` or `1`: join components at their nearest vertices.")
 

@@ -1,4 +1,4 @@
-"""Responses with pictures, their cache headers, and pages that list a folder."""
+"""Responses with pictures (annotations and skeletons), their cache headers, and pages that list a folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .picture_schemas import HTML
 from .response_bodies import JSON, body_response
 
 A_DAY, A_MINUTE, NOT_KEPT = "private, max-age=86400", "private, max-age=60", "private, no-cache"
-"""Values of Cache-Control, for responses that change only if rows are replaced, that change with edits of the
-graph, and that the client must check each time."""
+"""Values of Cache-Control: for responses that change only if rows are replaced, for responses that change
+with edits of the graph, and for responses that the client must check each time."""
 TAG_BYTES = 16
 
 

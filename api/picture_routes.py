@@ -1,4 +1,4 @@
-"""The routes of pictures: layers in Neuroglancer's precomputed format, made from the table and its graph."""
+"""The routes of pictures: annotations, skeletons and lists of roots in Neuroglancer's precomputed format."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 
     @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="Empty overview of a layer", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
-        """Return an empty list of annotations, which the viewer draws while too many chunks are in view."""
+        """Return a list without annotations: the viewer reads it while too many chunks are in view."""
         _ = datasets[path.dataset], _layer(path)
         return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
@@ -197,7 +197,7 @@ def _answer(
 ) -> Response:
     """Return the response with the stored picture that ``kept`` returns, or else with a picture by ``read``.
 
-    ``changes`` is the Cache-Control of a picture that may change with edits.
+    ``changes`` is the Cache-Control of a picture that is not ``lasting``.
     """
 
     def found(picture: Picture) -> RootAnswer:

@@ -8,8 +8,8 @@ from google.cloud.pubsub_v1 import PublisherClient
 from google.cloud.pubsub_v1.types import BatchSettings, PublisherOptions
 
 BATCH = BatchSettings(max_messages=1_000, max_bytes=5 << 20, max_latency=0.5)
-"""Limits of one publish request. Collecting messages for 0.5 s keeps requests few, each of which takes a
-thread during an outage."""
+"""Limits of one publish request. Messages are collected for 0.5 s, so that there are few requests: during an
+outage, each request blocks a thread."""
 _TRANSIENT = if_exception_type(Aborted, ServerError, TooManyRequests)
 
 

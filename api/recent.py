@@ -14,7 +14,7 @@ CAPACITY = 1_000_000
 """Maximum number of remembered ids over all tables; each takes 16 bytes."""
 _SLICES = 12
 Slice = tuple[Ids, npt.NDArray[np.float64]]
-"""Sorted ids of one table, added within the same twelfth of the interval, and the time of each; both (n,)."""
+"""Sorted ids of one table, added in the same twelfth of ``interval_s``, and the time of each; both (n,)."""
 
 
 class RecentIds:

@@ -35,7 +35,7 @@ MISSPELLINGS = {
     "attribute_name": "attribute_names",
     "with-status": "with_status",
 }
-"""Frequent misspellings of parameters. Other unknown ones are ignored, because old clients may send them."""
+"""Frequent misspellings of parameters. Other unknown parameters are ignored: old clients may send them."""
 _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
 
 

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class OpenDataset(NamedTuple):
-    """A data set's reader of features, and its table's metadata; None for a table without metadata."""
+    """A data set's reader of features, and the metadata of its table, if the table has any."""
 
     reader: Reader
     meta: Meta | None
@@ -178,7 +178,7 @@ class ServedDataset:
     def _find_versions(self) -> VersionsPlace:
         """Return the catalog of the folder that the data set's entry or table names.
 
-        While the folder stays the same, so does the catalog.
+        Returns the same object as long as the folder is the same.
         """
         try:
             folder = versions_folder(self.entry, self.store)

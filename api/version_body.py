@@ -17,7 +17,7 @@ from .error_responses import ApiError, shown_repr
 _NODE_KEY = re.compile(rb'"%b"\s*:' % NODE_FIELD.encode())
 FIELDS = (ROOT_FIELD, NODE_FIELD)
 NODES, ROOTS = "nodes", "roots"
-EXPECTED = f'expected either "{ROOT_FIELD}" or "{NODE_FIELD}", and optionally "part", "columns" and "limit"'
+EXPECTED = f'expected "{ROOT_FIELD}" or "{NODE_FIELD}" (not both), optionally "part", "columns" and "limit"'
 
 
 class WantedRows(NamedTuple):

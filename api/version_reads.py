@@ -70,14 +70,14 @@ class VersionReads:
 
     @contextmanager
     def holding(self, found: FoundRows) -> Iterator[Any]:
-        """Yield the table of the found rows; hold a permit for each row during the block."""
+        """Yield the found rows, an Arrow table; hold a permit for each row during the block."""
         g.ids = len(found.table)
         with self.long.limiter.ids(g.ids):
             yield found.table
 
     @contextmanager
     def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
-        """Turn the block's errors of versions into ApiError, without the path of the folder of versions."""
+        """Convert errors of versions and columns to ApiError, without the path of the versions folder."""
         name, retry = served.name, self.settings.retry_after_s
         shown = f"version {number}" if number is not None else "the newest version"
         try:

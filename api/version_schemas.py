@@ -79,7 +79,7 @@ class FileInfo(VersionFile):
 
 
 class LayerInfo(Layer):
-    """The files that one version wrote."""
+    """The files that were written for one version."""
 
     files: tuple[FileInfo, ...]
 

@@ -75,7 +75,7 @@ def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, 
     def view(path: DatasetPath, query: ViewQuery) -> Response:
         """Redirect browsers to Neuroglancer, which draws the roots.
 
-        Without `roots` and `version`, it shows the centre of the volume.
+        Without `roots` and `version`, Neuroglancer shows the centre of the volume.
         """
         served, roots = datasets[path.dataset], sorted_unique(parse_roots(query.roots))
         if len(roots) > MOST_ROOTS:
@@ -144,7 +144,7 @@ def _box(summaries: np.ndarray, geometry: Geometry) -> Points:
 def _response(
     settings: Settings, served: ServedDataset, roots: Ids, box: Points, listed: str, kind: str
 ) -> Response:
-    """Return a redirect to the viewer, or the viewer's URL as JSON, as ``kind`` says.
+    """Return a redirect to the viewer if ``kind`` is HTML, else the viewer's URL as JSON.
 
     ``listed`` is the folder below segment_properties/ with the roots that the viewer lists; "" for none.
     """

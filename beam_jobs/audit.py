@@ -2,7 +2,7 @@
 
 Compares the nodes of each chunk of the graph with the rows of the store. All nodes that ever existed are
 expected, including superseded nodes; with --timestamp, only the nodes valid at that time. Prints how many
-nodes are expected, present, marked empty, missing and superfluous, and stores the numbers with the table.
+nodes are expected, present, marked empty, missing and superfluous, and stores the numbers in the table.
 --repair computes and writes missing nodes. The exit status is 0 if the table is complete, 1 if it is not.
 
 example, is the ingest complete?
@@ -34,7 +34,7 @@ parse = partial(command.parse, "audit", __doc__, add_options)
 
 
 def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]) -> int:
-    """Audit on a Beam runner, which stores the summary; return the exit status."""
+    """Audit on a Beam runner, print the stored summary, and return the exit status."""
     from .audit_pipeline import build
 
     audit = replace(audit, counted=True)

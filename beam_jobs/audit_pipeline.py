@@ -1,4 +1,4 @@
-"""The Beam pipeline of the audit: enumerate the chunks, audit each chunk, sum up. It is linear."""
+"""The Beam pipeline of the audit: enumerate the chunks, audit each chunk, sum up. It has no branches."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _KeepFn(StoreFn):
 
 @dataclass
 class KeepSummary(beam.PTransform):
-    """Sum up all chunks, and store the sums with the table under the name of the run."""
+    """Sum up all chunks, and store the sums in the table under the name of the run."""
 
     audit: Audit
     run: str

@@ -67,7 +67,7 @@ def parse(
     args, rest = parser.parse_known_args(argv)
     if waiting(args) is False and not is_dataflow(args.runner):
         parser.error(
-            f"--detach, --wait=false: runner {args.runner} ends with this command; "
+            f"--detach, --wait=false: a job on runner {args.runner} ends with this command; "
             "expected --runner=DataflowRunner"
         )
     check_options(parser, args)

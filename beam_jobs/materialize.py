@@ -9,7 +9,7 @@ example, a first version:
   python -m beam_jobs.materialize --config datasets.yml --dataset minnie \\
       --timestamp 2026-11-21T00:27:44.368Z --output gs://bucket/versions/minnie
 
-example, renew version 1:
+example, renew version 1 as version 2:
   python -m beam_jobs.materialize --config datasets.yml --dataset minnie \\
       --timestamp 2026-11-22T00:00:00Z --output gs://bucket/versions/minnie --base 1
 """

@@ -1,4 +1,4 @@
-"""The Beam pipeline that makes a version: read rows, group them by partition, write files. It is linear."""
+"""The Beam pipeline of a version: read rows, group them by partition, write files. It has no branches."""
 
 from __future__ import annotations
 

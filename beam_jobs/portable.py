@@ -50,8 +50,8 @@ def reason(text: str) -> str:
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
     """Raise JobFailed if the job service in the options cannot be reached, or if the job fails.
 
-    The job service's log has the workers' tracebacks. Without a job service, errors are raised unchanged;
-    but Beam raises RuntimeError after Ctrl-C, so KeyboardInterrupt is raised instead.
+    The job service's log has the workers' tracebacks. Without a job service, errors are raised unchanged,
+    except that Beam's RuntimeError after Ctrl-C becomes KeyboardInterrupt.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:

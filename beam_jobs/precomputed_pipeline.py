@@ -1,4 +1,4 @@
-"""The Beam pipeline of an export: read rows, group them by shard, write the shards. It is linear."""
+"""The Beam pipeline of an export: read rows, group them by shard, write the shards. It has no branches."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _FinishFn(RunFn):
 class ScanNodes(beam.PTransform):
     """Read each unit; return pairs (shard's number, rows as bytes).
 
-    A unit is a part of a version's file, or all roots with skeletons.
+    A unit is a part of a version's file, or the roots whose skeletons are exported.
     """
 
     run: StaticExport

@@ -96,7 +96,7 @@ BEAM_HELP = {
     "second thread competes for the core, and keeps a second chunk in memory",
     "disk_size_gb": "disk of a worker in GB; it stores the image",
 }
-"""Help of Beam's options that are parameters of our templates; every Flex Template has further parameters."""
+"""Help of the Beam options that our templates list. Dataflow accepts more for every Flex Template."""
 
 
 @dataclass(frozen=True)

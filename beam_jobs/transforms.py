@@ -21,7 +21,7 @@ from .counters import count, measure
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Add to the metrics: the number of saturated nodes by attribute, and the time of each step."""
+    """Add to the metrics: how many nodes have the type's maximum, by attribute; the time of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 
@@ -164,7 +164,7 @@ class WriteFeatures(beam.PTransform):
 
 
 class _DirectRowsFn(_WriteFn):
-    """Turns features into rows of the legacy Bigtable client, which Beam's connector takes."""
+    """Turns features into the legacy Bigtable client's rows, as Beam's connector expects."""
 
     def process(self, result: ChunkFeatures) -> Iterator[Any]:
         from l2features.store.bigtable.cells import direct_rows
@@ -205,8 +205,8 @@ def build(
     Args:
         recorded: store a record of each chunk, and return its `ChunkResult`. Otherwise, Beam's connector
             writes the rows, and only failed chunks get a record.
-        counted: count attempts before they begin, for runners that retry after a process dies; a chunk fails
-            after three attempts that never end.
+        counted: count attempts before they begin, for runners that retry after a process dies. A chunk that
+            killed or hung its process three times fails.
     """
     write = WriteFeatures(ingest) if recorded else WriteByBigtableIO(ingest)
     compute = ComputeFeatures(ingest, counted)

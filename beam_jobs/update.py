@@ -1,8 +1,8 @@
 """Compute the L2 nodes that messages name, and write their features to the store.
 
-Messages are edits, and missing ids that the HTTP API asks for. They come from Pub/Sub, until the job is
-stopped, or from files: NAME.bin with its attributes in NAME.json, or dead letters. Nodes whose rows exist are
-skipped, so messages may be applied again.
+The graph sends a message for each edit, the HTTP API for ids without rows. Messages come from Pub/Sub, until
+the job is stopped, or from files: NAME.bin with its attributes in NAME.json, or dead letters. Nodes whose
+rows exist are skipped, so messages may be applied again.
 
 examples:
   python -m beam_jobs.update --config datasets.yml --messages recorded/ --dead_letters dead/

@@ -1,6 +1,6 @@
 """Updates on Dataflow: a streaming pipeline from Pub/Sub subscriptions to rows.
 
-Dataflow acknowledges a message when it is decoded, and keeps the rest of its processing in its own state. So
+Dataflow acknowledges a message once it is decoded. From then on, Dataflow's state holds the message. So
 there is no nack: after a transient error, Dataflow repeats the batch until a day after the message's
 publication. Then the message becomes a dead letter. Messages with a permanent error, and messages that kill
 or hang their process, become dead letters too.
@@ -40,8 +40,8 @@ _EXPERIMENTS = ("--experiments", "--experiment")
 def streaming_flags(flags: Sequence[str]) -> list[str]:
     """Return the Beam flags of a streaming job: at-least-once, unless ``flags`` ask for exactly-once.
 
-    A row depends only on its id, so writing a row twice is harmless, and cheaper than exactly-once. The
-    launcher of a template passes the default mode and the chosen mode, so exactly-once wins in any order.
+    A row depends only on its id, so writing a row twice is harmless, and cheaper than exactly-once. If
+    ``flags`` name both modes, exactly-once wins: the launcher of a template adds the default to the user's.
     """
     options = pipeline_options(flags)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []

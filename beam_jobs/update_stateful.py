@@ -32,7 +32,7 @@ BATCH_MESSAGES = 200
 BATCH_WAIT_S = 1.0
 """Seconds that the watermark moves while a message part waits for other parts in its chunk."""
 REMEMBER_S = 3_600.0
-"""Seconds that a settled message is remembered, to ignore repeated entries."""
+"""Seconds that a message is remembered after its last `Entry`, to ignore repeated entries."""
 LONG_S = 86_400.0
 """Seconds that an unsettled message waits for missing entries."""
 logger = logging.getLogger(__name__)
@@ -147,10 +147,10 @@ class _CollectFn(beam.DoFn):
 
 @dataclass
 class CollectByMessage(beam.PTransform):
-    """Collect (key, plain `Entry`) to (key, all entries of the message), once no entry is missing.
+    """Collect (key, `Entry`) to (key, all entries of the message), once no entry is missing.
 
-    The watermark passes the end of a message only after all its parts were processed. If an entry is still
-    missing then, its part is lost, and the part's ids are refused.
+    Entries are plain values. The watermark waits until a message's parts are processed. So a report that is
+    missing when the watermark has moved on by `LONG_S` is lost, and the ids of its part are refused.
     """
 
     def expand(self, entries: Any) -> Any:

@@ -1,6 +1,6 @@
 """PTransforms of the updates: write the rows of messages, and return one `MessageResult` per message.
 
-The pipeline is linear, and its logic is in `l2features.updates`. Runners store only plain values
+The pipeline has no branches, and its logic is in `l2features.updates`. Runners store only plain values
 (`l2features.updates.ledger`), because a job on Dataflow may be replaced while messages are in flight.
 """
 

@@ -57,7 +57,7 @@ MANY = 10_000
 REQUESTS = {1: (100, 25), 1_000: (20, 5), 10_000: (5, 1), 100_000: (1, 1)}
 """By number of ids per request: requests of a single client, and requests of each of several clients."""
 COLD_REQUESTS, WARM_REQUESTS = 3, 7
-"""Cold and warm requests to the API per repeat of the ratios."""
+"""In each repeat of `measure_ratios`: cold requests to the API, and warm requests of each kind."""
 WIDTH = 130
 PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
 """Names of the servers: the reference, the API over the Bigtable emulator, and the API over SQLite."""
@@ -247,7 +247,7 @@ def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterato
 
 
 def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
-    """Yield the kinds of requests to measure, by number of clients, then ids."""
+    """Yield the kinds of requests to measure, except concurrent cold requests for too many ids."""
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
         most = asker.most_cold if asker.caches else 2 * MANY

@@ -82,9 +82,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start(folder: Path, checkout: Path, running: ExitStack) -> dict[str, list[Asker]]:
-    """Create a table in each store, and two servers of it: of the other checkout, and of this checkout.
+    """Create a table in each store; serve it from the other checkout, and from this checkout.
 
-    Returns the clients of the two servers, in this order, by name of the store.
+    Returns, for each store, the clients of the two servers in this order.
     """
     emulator = Emulator()
     running.callback(emulator.stop)

@@ -20,7 +20,7 @@ COLD, WARM = "cold", "warm"
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of request; ``state`` is cold (ids not requested before) or warm, ``clients`` their number."""
+    """A kind of request from ``clients`` clients; ``state`` is cold (ids not requested before) or warm."""
 
     ids: int
     attributes: str
@@ -103,7 +103,7 @@ class Asker:
         return taken
 
     def fill_caches(self, ids: int) -> None:
-        """Request the warm ids from every client, so that each server process caches them."""
+        """From every client, request the ids of warm requests, so that each server process caches them."""
         post = make_post(self._warm(ids), ALL, ARROW)
         for client in self.clients if self.caches else ():
             client.post(post)
@@ -140,7 +140,7 @@ def make_post(ids: Ids, attributes: str, accept: str, encoding: str = "gzip, def
 
 
 def share_found(before: Sequence[int], after: Sequence[int]) -> float:
-    """Return the cache hit rate between two pairs (hits, misses) of counts."""
+    """Return the cache hit rate between two readings of the counts (hits, misses)."""
     hits, misses = after[0] - before[0], after[1] - before[1]
     return hits / max(1, hits + misses)
 

@@ -130,7 +130,7 @@ def measure(dataset: EmDataset, repeats: int) -> Inputs:
 
 
 def prepared(dataset: EmDataset) -> Ingest:
-    """Return an ingest of all chunks, which computes chunks again. Raises ValueError without a table."""
+    """Return an ingest of all chunks, also of done ones. Raises ValueError for a table without metadata."""
     entry = load_dataset(NAME, dataset.config)
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = store.meta()

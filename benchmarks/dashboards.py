@@ -169,7 +169,7 @@ def timed(client: Client, posts: Sequence[Post]) -> list[float]:
 def bars(
     without: Sequence[Sequence[float]], with_them: Sequence[Sequence[float]], n: int, answers: Sequence[int]
 ) -> list[Bar]:
-    """Return the results of all turns, in seconds per read; only the ratios have a limit."""
+    """Return the results; ``without`` and ``with_them`` are the seconds of each read, by turn."""
     found = []
     for name, turns in (("no dashboard", without), (f"{n} dashboards", with_them)):
         seconds = np.concatenate(turns)

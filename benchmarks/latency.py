@@ -26,7 +26,7 @@ from l2features.updates.freshness import read_updates
 MOST_MEDIAN_S = 2.0
 POLL_S = 0.02
 NOTE_S = 8.0
-"""Seconds until the updater has certainly reported its lag in the table."""
+"""Seconds to wait after the last edit, so that the updater has stored its lag in the table."""
 PAUSE_S = (0.5, 1.5)
 """Shortest and longest pause in seconds between edits, so that the updater is idle at each edit."""
 LONGEST_S = 60.0

@@ -157,7 +157,9 @@ def launch(engine: str, folder: Path, seconds: float, running: ExitStack) -> Lau
                 first, first_mb = passed, memory
             time.sleep(0.2)
     if first is None:
-        raise RuntimeError(f"the ingest on {engine} began nothing:\n{output.read_text()[-3000:]}")
+        raise RuntimeError(
+            f"the ingest on {engine} reached no chunk; raise --seconds:\n{output.read_text()[-3000:]}"
+        )
     return Launch(first, first_mb, peak, chunks_done(), launcher.requests(), workers.requests())
 
 

@@ -21,7 +21,7 @@ HEADERS = {
     "Connection": "keep-alive",
     "Content-Type": "application/json",
 }
-"""Headers that caveclient sends, by the library requests."""
+"""Headers that the requests library sends for caveclient."""
 TIMEOUT_S = 120.0
 
 

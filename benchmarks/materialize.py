@@ -1,4 +1,4 @@
-"""Compare the making of a version with a loop over all roots by caveclient, on the same emulator.
+"""Compare the job that makes a version with a caveclient loop over all roots, on the same emulator.
 
 "Today's loop": for each root, caveclient asks a graph server for the root's L2 ids, and a reference server of
 features (benchmarks/plain_server.py) for the rows of these ids. It runs on a sample of the roots; its time is

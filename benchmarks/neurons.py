@@ -3,9 +3,9 @@
 "Today": caveclient asks a graph server for a root's L2 ids, asks a reference server of features
 (benchmarks/plain_server.py) for the rows of these ids, and adds up the rows. pcg_skel asks the same servers
 and makes a skeleton. "Ours": one request to the API. Graph server, feature servers, emulator and clients
-share this machine. The graph server is this project's, which is faster than PyChunkedGraph's. Results "with
-kvdbclient's walk" are today's way with L2 ids that are read layer by layer through kvdbclient, the library
-with which PyChunkedGraph reads.
+share this machine. The graph server is this project's, which is faster than PyChunkedGraph's. In results
+"with kvdbclient's walk", the client instead reads the L2 ids layer by layer through kvdbclient, as
+PyChunkedGraph does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ examples:
 DATASET = GRAPH = "neurons"
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 SUMMED = ["size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "rep_coord_nm"]
-"""Attributes of which a summary without measures of the graph consists."""
+"""Attributes from which a summary without ``graph=true`` is computed."""
 REAL, LARGE = 5_830, 100_000
 """Number of nodes of the neuron in pcg_skel's test data, and of a large neuron."""
 TIMEOUT_S = 600.0
@@ -80,7 +80,7 @@ class Stack:
         self.restart()
 
     def restart(self) -> None:
-        """Restart the API, so that its caches are empty, and make it open store and graph by one request."""
+        """Restart the API to empty its caches; send one request, so that it opens store and graph."""
         self.ours.stop()
         self.ours.start()
         self.summaries([self.neurons[-1]], graph=True)

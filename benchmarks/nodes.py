@@ -52,7 +52,7 @@ class EmChunk:
 
 @dataclass
 class Measured:
-    """Whether our rows equal the reference's for every node, and how many times faster ours are for each."""
+    """Whether all compared rows are equal; the reference's time divided by ours, for each single node."""
 
     agreed: bool
     ratios: list[float]

@@ -27,7 +27,7 @@ from l2features.core.ids import L2
 from l2features.core.schema import ATTRIBUTES
 
 GZIP_LEVEL = 9
-"""Level of gzip compression, as in PCGL2Cache, which uses the same library."""
+"""Level of gzip compression; PCGL2Cache uses the same level and library (``deflate``)."""
 
 
 def registered_attributes() -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _next(taken: Counter[int], chunk_id: int) -> int:
 def _cells(neurons: Sequence[Neuron], taken: Counter[int]) -> Iterator[Cell]:
     """Yield the cells of the graph's table for these neurons, and set the neurons' roots.
 
-    Each L2 node has one supervoxel, with the same number within the chunk. ``taken`` counts the numbers by
+    Each L2 node has one supervoxel, with the same segment number. ``taken`` has the last number used in each
     chunk.
     """
     ids = np.concatenate([as_ids([]), *(neuron.l2_ids for neuron in neurons)])

@@ -31,9 +31,9 @@ def split_neurons(url: str, neurons: Sequence[Neuron], after_ms: int) -> Ids:
 
 
 def _split(neuron: Neuron, operation: int, ms: int) -> Edit | None:
-    """Return a split of a neuron at the edge nearest to the middle of its edges that no loop bridges.
+    """Return a split at an edge whose removal disconnects the neuron, nearest to the middle of ``edges``.
 
-    Returns None if loops bridge all edges. ``ms`` is the time in ms since 1970.
+    Returns None if every edge is part of a loop. ``ms`` is the time in ms since 1970.
     """
     cut = next((i for i in _from_the_middle(len(neuron.edges)) if _parts(neuron, i) > 1), None)
     if cut is None:

@@ -231,7 +231,7 @@ class _SampledNodes:
 
 
 def plan_at_scale() -> tuple[Units, Plan]:
-    """Return the units of a data set of 10,000,000 chunks, and the plan of its version with partitions."""
+    """Return the units of a version of 10,000,000 chunks, and its plan with the bounds of partitions."""
     dataset = Dataset(
         name="large",
         cv_path="precomputed://gs://bucket/large",

@@ -40,7 +40,7 @@ class ChunkAudit:
         other: ids of rows whose node exists in the graph, but is not valid at the audited time.
         empty: expected nodes whose row has no features, because they could not be computed.
         repaired: missing nodes that have a row now.
-        failed: maps each missing node that could not be repaired to the reason.
+        failed: by missing node, why it could not be repaired.
         problem: why the whole repair failed, or "".
         files_missing: whether the chunk was ingested with files missing.
     """

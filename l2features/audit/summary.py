@@ -42,7 +42,7 @@ class AuditSummary:
         nothing_found: whether there is no graph and the ingest never read a segmentation file.
         present: expected nodes with a row.
         missing_ids, superfluous_ids: up to `EXAMPLES` ids of these kinds, as strings.
-        problems: maps chunks and nodes that could not be audited or repaired to the reason.
+        problems: by chunk or node, why it could not be audited or repaired.
     """
 
     chunks: int = 0

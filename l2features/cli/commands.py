@@ -84,8 +84,9 @@ def main() -> None:
     """Compute, read and serve the features of level-2 nodes.
 
     \b
-    Try everything at once with Google's emulators, or step by step:
+    Try everything at once with Google's emulators:
       l2features up
+    Or step by step:
       l2features sample sample
       l2features ingest sample --config sample/datasets.yml --create
       l2features status sample --config sample/datasets.yml

@@ -1,4 +1,4 @@
-"""``l2features datasets``: the data sets of the file; ``l2features completion``: a shell's script."""
+"""``l2features datasets``: list data sets; ``l2features completion``: print a shell's completion script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIABLE = "_L2FEATURES_COMPLETE"
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def datasets(config: str | None, as_json: bool) -> None:
-    """List the data sets of the file: name, table, store, graph, and the state of the table.
+    """List the entries of the data sets file: name, table, store, graph, and the state of the table.
 
     Data sets may share a table. The exit status is 1 if an entry of the file is invalid.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..updates.updater import Updater
 
 BATCH, BATCH_BYTES = 100, 32_000_000
-"""Maximum letters in a batch, and maximum bytes of their payloads; a payload has up to 10 MB."""
+"""Maximum letters of a batch, and maximum total bytes of their payloads. One payload has up to 10 MB."""
 where_argument = click.argument("where", metavar="WHERE")
 limit_option = click.option(
     "--limit",
@@ -120,13 +120,13 @@ def replay(
     Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Each
     NAME must match exactly one letter. Removes letters that are computed or published, and keeps the others.
     In a folder, a letter that is refused again counts one more attempt. The exit status is 1 if a letter is
-    kept or left out by --limit, or if a file or message is not a letter.
+    kept, if --limit may have left out letters, or if a file or message is not a letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL
         failed = _publish(box, full_names, topic) if topic else _compute(box, full_names, config)
         if box.limited:
-            click.echo(f"error: some letters were not replayed{_more(box)}", err=True)
+            click.echo("error: --limit was reached, so letters may remain: raise --limit", err=True)
     if failed or box.limited:
         sys.exit(EXIT_FAILED)
 
@@ -231,7 +231,7 @@ def _more(box: LetterBox) -> str:
 
 
 def _without_payload(letter: DeadLetter) -> str:
-    """Return why a letter whose payload was left out cannot be replayed."""
+    """Return why a letter that lacks its payload cannot be replayed."""
     size, sha256 = letter.payload
     return f"payload of {size} bytes, sha256 {sha256}, was too large for the topic and is missing"
 
@@ -266,5 +266,5 @@ def _line(name: str, letter: DeadLetter) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text from outside without control characters."""
+    """Return untrusted text with its control characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

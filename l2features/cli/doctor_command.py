@@ -79,9 +79,10 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
 )
 @click.option("--server", metavar="URL", help="Server of the auth service.  [default: the server in cv_path]")
 def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
-    """Register the graph of DATASET with CAVE's auth service, which then knows the graph's permissions.
+    """Register the graph of DATASET with CAVE's auth service.
 
-    Posts to SERVER/sticky_auth. The token in cloud-volume's secrets must be an administrator's.
+    The permissions of the data set --as then apply to the graph. Posts to SERVER/sticky_auth. The token in
+    cloud-volume's secrets must be an administrator's.
 
     \b
     Example:

@@ -42,8 +42,8 @@ def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | No
     """Write all nodes of DATASET to a Parquet file.
 
     Each row has a node's features in nm and its root at --timestamp (`root_id`) or, without a graph, its
-    segment (`segment_id`). The file's metadata name the source. Memory does not grow with the number of
-    nodes.
+    segment (`segment_id`). The file's metadata name the data set, table, segmentation and graph. Memory does
+    not grow with the number of nodes.
 
     \b
     Example:
@@ -85,6 +85,6 @@ def _report(done: Exported, n_chunks: int, file: Path) -> None:
         for problem in done.problems[:MAX_LISTED]:
             click.echo(problem, err=True)
         raise StoreError(
-            f"the file may lack nodes of {done.incomplete} of {n_chunks} chunks: ingest these chunks, then "
-            "export again"
+            f"the file may lack nodes of {done.incomplete} of {n_chunks} chunks: run `l2features ingest`, "
+            "then export again"
         )

@@ -80,7 +80,7 @@ def get(
 def _found(
     store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
 ) -> tuple[ChunkRows, int]:
-    """Return a tuple: rows of up to ``limit`` of the ids, or of a whole chunk; the number of all nodes."""
+    """Return a tuple: the rows of the first ``limit`` ids, or of a whole chunk; the number of ids or rows."""
     from ..query.chunk_lookup import ChunkRows, read_chunk
 
     if isinstance(wanted, np.ndarray):

@@ -1,4 +1,4 @@
-"""``l2features ingest``, ``audit`` and ``materialize``: the jobs without Apache Beam, here or on Dask."""
+"""``l2features ingest``, ``audit`` and ``materialize``: the jobs without Apache Beam, locally or on Dask."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class JobCommand(click.Command):
 
 
 def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
-    """Return the data set that PCGL2Cache's arguments describe; set its name and timestamp in ``values``."""
+    """Return the data set of PCGL2Cache's arguments; put its name and the timestamp in ``values``."""
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:
@@ -121,7 +121,7 @@ def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
     dataset = dataset_of_graph(cache_id, graph_id, cv_path)
     values.update(dataset=cache_id, timestamp=timestamp)
     click.echo(
-        f"as an entry of a data sets file, for other commands: {cache_id}: {{cv_path: {cv_path}, "
+        f"for other commands, put this entry in a data sets file: {cache_id}: {{cv_path: {cv_path}, "
         f"l2cache_id: {cache_id}, graph: {dataset.graph}, store: {dataset.store}}}",
         err=True,
     )

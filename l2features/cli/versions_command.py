@@ -44,7 +44,7 @@ def versions() -> None:
 @with_dataset
 @json_option
 def list_versions(dataset: Dataset, as_json: bool) -> None:
-    """List the versions of DATASET: time, base, counts and size.
+    """List the versions of DATASET: time, base (the version that it renews), counts and size.
 
     The exit status is 1 if a version cannot be read.
     """
@@ -71,7 +71,7 @@ def list_versions(dataset: Dataset, as_json: bool) -> None:
 @number_argument
 @json_option
 def show(dataset: Dataset, number: int, as_json: bool) -> None:
-    """Show version N of DATASET: times, source, counts and files.
+    """Show version N of DATASET: times, table, graph, segmentation, counts and files.
 
     Files are grouped by the version that wrote them: a version may include files of older ones.
     --json prints the version's manifest.
@@ -89,11 +89,11 @@ def show(dataset: Dataset, number: int, as_json: bool) -> None:
 @click.option("--files-only", is_flag=True, help="Do not compare samples with the graph and the table.")
 @json_option
 def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> None:
-    """Check version N of DATASET: every byte and row of its files, and samples of its rows.
+    """Check version N of DATASET: the bytes and rows of its files, and the values of random nodes and roots.
 
-    Hashes and counts all files, also those of older versions that this one includes. Compares random nodes
-    and roots with the graph at the version's time, and their features with the table. The exit status is 1 if
-    anything is wrong.
+    Hashes all files and counts their rows, also files that N includes from older versions. Compares random
+    nodes and roots with the graph at the version's time, and their features with the table. The exit status
+    is 1 if anything is wrong.
     """
     from ..versions.verify import Findings, verify_files
     from .report import json_text
@@ -126,7 +126,7 @@ def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> No
 def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> None:
     """Compare versions A and B of DATASET: roots that only one of them has, and nodes whose root differs.
 
-    Memory does not grow with the versions.
+    Memory does not grow with the size of the versions.
     """
     from .report import json_text
     from .table_output import open_catalog

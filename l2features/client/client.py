@@ -93,8 +93,8 @@ class Client:
         client.neuron(864691136040432126).summary.to_pandas()
 
     Args:
-        where: a server's URL; or a data sets file, to read its tables directly. Direct reads need the extra
-            ``bigtable`` for Bigtable, and ``skeletons`` for skeletons.
+        where: a server's URL, or the path of a data sets file (see README.md) to read without a server.
+            Such reads need the extra ``bigtable`` for Bigtable, and ``skeletons`` for skeletons.
         dataset: the name of the data set.
         token: a token for the server; by default, the one in caveclient's secret files.
         timeout_s: seconds to wait for a server's response.
@@ -118,7 +118,9 @@ class Client:
             self._source: ClientSource = HttpSource(where, dataset, token, timeout_s)
             return
         if token is not None:
-            raise ConfigError(f"a token is for a server: expected its URL, got the data sets file {where}")
+            raise ConfigError(
+                f"got a token, but {where} is not a server's URL: expected https://host or no token"
+            )
         if isinstance(where, str) and _NO_SCHEME.match(where):
             raise ConfigError(
                 f"{where!r}: expected a data sets file, or a server's URL such as http://{where}"
@@ -189,7 +191,7 @@ class Client:
         return self._source.summaries(node_ids(root_ids), graph)
 
     def versions(self) -> Any:
-        """Return the versions of the data set: number, time, base, counts and size of each, oldest first."""
+        """Return one row per version, oldest first; ``base`` is the number of the version that it renews."""
         return self._source.versions()
 
     def version(self, number: int | None = None) -> Version:
@@ -262,7 +264,8 @@ class Neuron:
             invalidation_nm: a path of the skeleton represents all nodes within this distance of the path,
                 measured along the graph.
             root_point: (3,) position in nm; the vertex nearest to it becomes the skeleton's root.
-            collapse_nm: collapse the vertices within this distance of ``root_point`` into one.
+            collapse_nm: radius of a sphere around ``root_point``. The vertex nearest to the point, and the
+                vertices connected to it by edges with an end in the sphere, become one.
             join: join components at their nearest vertices.
         """
         import pyarrow as pa
@@ -282,7 +285,9 @@ class Neuron:
         """Write the root's skeleton to a file, ``.swc``, ``.json`` or ``.arrow``, in nm; see `skeleton`."""
         file = Path(path)
         if file.suffix not in SKELETON_FILES:
-            raise ConfigError(f"skeleton file {path}: expected {', '.join(SKELETON_FILES)}")
+            raise ConfigError(
+                f"skeleton file {path}: expected one of the suffixes {', '.join(SKELETON_FILES)}"
+            )
         if not file.parent.is_dir():
             raise ConfigError(f"skeleton file {path}: folder does not exist")
         given = _parameters(invalidation_nm, root_point, collapse_nm, join)

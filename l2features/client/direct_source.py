@@ -138,7 +138,7 @@ class DirectSource:
     def _found(self, found: FoundNodes, names: Names, partial: bool) -> Any:
         if found.count > MOST_NODES:
             raise ConfigError(
-                f"found {found.count} nodes: expected {MOST_NODES} at most, choose a smaller box"
+                f"found {found.count} nodes, expected {MOST_NODES} at most: pass a smaller box to nodes_in"
             )
         if found.problems and not partial:
             raise StoreError(f"{found.problem}: partial=True returns the nodes that exist")

@@ -18,9 +18,9 @@ GS = "gs://"
 
 
 def exported_view(url: str, roots: Ids) -> View:
-    """Return the view of an export, with ``roots`` selected.
+    """Return what a link to Neuroglancer draws: the layers of an export, with ``roots`` selected.
 
-    The view has the export's nodes and, if they exist, its skeletons and its list of segments.
+    The layers are the export's nodes and, if they exist, its skeletons and its list of segments.
 
     Raises ConfigError if ``url`` is not the folder of an export, or cannot be read.
     """
@@ -40,7 +40,7 @@ def exported_view(url: str, roots: Ids) -> View:
 
 
 def _info(folder: str, layer: str) -> Any:
-    """Return the ``info`` file of a layer; None if it does not exist."""
+    """Return the ``info`` file of a layer; None if it is missing or forbidden."""
     place = f"{folder}/{layer}/info"
     try:
         answer = requests.get(place.replace(GS, f"{BUCKETS['gs']}/", 1), timeout=TIMEOUT_S)

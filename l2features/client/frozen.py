@@ -69,12 +69,15 @@ class Version:
             columns: attributes (``rep_coord_nm``) or columns (``rep_coord_nm_x``), by default all;
                 ``root_id`` and ``l2_id`` are always included.
 
-        Ids that are not in the version have no row; ``missing`` marks nodes that had no features yet.
+        Ids that are not in the version have no row. The column ``missing`` is true for a node whose features
+        were not computed.
         """
         from .client import node_ids as checked
 
         if (root_ids is None) == (node_ids is None):
-            raise ConfigError("nodes: expected either root_ids or node_ids; sql('SELECT …') reads all")
+            raise ConfigError(
+                "nodes: expected either root_ids or node_ids; to read all nodes, use sql('SELECT …')"
+            )
         if root_ids is not None:
             return self._rows("nodes_of", checked(root_ids), columns)
         return self._rows("nodes", checked(node_ids), columns)

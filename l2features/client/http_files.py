@@ -52,7 +52,7 @@ class VersionUrls:
 
 
 class _OpenFiles:
-    """The files that Arrow has open. When the program exits, it waits until Arrow has closed them.
+    """The files that Arrow has open. `end` runs when the program exits.
 
     Arrow reads ahead in its own threads, even after a query has ended by LIMIT or an error. If such a thread
     calls Python while the interpreter shuts down, the process aborts.
@@ -121,7 +121,7 @@ class _RangeFile(io.RawIOBase):
 
 
 class _RangeFiles(pa_fs.FileSystemHandler):  # type: ignore[misc]
-    """A file system of pyarrow with known files at URLs, which can only be read."""
+    """A read-only file system of pyarrow: its files are at known URLs."""
 
     def __init__(self, places: Mapping[str, FilePlace]) -> None:
         self._places, self._session, self._opened = places, requests.Session(), _OpenFiles()

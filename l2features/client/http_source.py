@@ -47,7 +47,7 @@ ROOT_STATUS = {
 
 
 class _Bearer(AuthBase):
-    """Sends a token; requests then reads no ``.netrc``. Its representation has no token."""
+    """Sends a token. The library `requests` then ignores ``.netrc``. The ``repr`` hides the token."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -112,7 +112,7 @@ class HttpSource:
         return self._stamped(joined(parts).sort_by("id"))
 
     def _boxes(self, box: VoxelBox, names: Names, partial: bool) -> Iterator[Any]:
-        """Yield tables with the nodes of a box, divided until the server's limits admit each part."""
+        """Yield tables with the nodes of a box; split the box until the server's limits admit each part."""
         halves = _halves(box, self._geometry)
         if len(box.chunks(self._geometry)) <= self._limit("max_chunks") or halves is None:
             try:
@@ -170,7 +170,10 @@ class HttpSource:
     def _of_root(
         self, root: int, what: str, parameters: Mapping[str, str], accept: str = ARROW
     ) -> requests.Response:
-        """Return a root's response. Raises RootError for a root that is unknown or too large."""
+        """Return the response for ``/root/{root}/{what}``.
+
+        Raises RootError for an unknown or too large root.
+        """
         try:
             return self._ask("GET", f"/root/{root}/{what}", parameters, accept=accept)
         except ServiceError as error:
@@ -236,7 +239,7 @@ class HttpSource:
         return answer
 
     def _refused(self, answer: requests.Response) -> ServiceError:
-        """Return the error for a response with another status than 200, with the server's message."""
+        """Return the error, with the server's message, for a response whose HTTP status is not 200."""
         try:
             content = answer.json()
         except ValueError:
@@ -298,7 +301,10 @@ def _arrow(answer: requests.Response) -> Any:
 
 
 def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) -> Any:
-    """Return what ``read`` makes of a response. Raises ServiceError if it is not what ``expected`` names."""
+    """Return ``read()``, which parses the response.
+
+    Raises ServiceError if ``read`` fails; the message says what was ``expected``.
+    """
     try:
         return read()
     except (ValueError, LookupError, TypeError, pa.ArrowException) as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..versions.sql import Files
 
 SPLIT = ("too_many_rows", "too_many_row_groups")
-"""The server's error codes after which a request is repeated with half of the ids each."""
+"""The server's error codes after which a request is split into two, each with half of the ids."""
 Model = TypeVar("Model", bound=BaseModel)
 Post = Callable[[str, bytes], Any]
 """Posts JSON to a path below the data set's URL, and returns the table in the response."""
@@ -64,7 +64,7 @@ class HttpVersion:
         return VersionUrls(self._where, self.manifest, self._urls)
 
     def _parts(self, kind: Kind, ids: Ids, columns: Columns) -> Iterator[Any]:
-        """Yield tables with the rows of sorted ids, divided until the server's limits admit each part."""
+        """Yield the rows of sorted ids in tables; split the ids until the server's limits admit each part."""
         asked: dict[str, Any] = {"node_ids" if kind == "nodes" else "root_ids": np.ascontiguousarray(ids)}
         if columns is not None:
             asked["columns"] = list(columns)

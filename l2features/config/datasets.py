@@ -8,9 +8,9 @@ The file is PCGL2Cache's YAML, ``<dataset>: {cv_path, l2cache_id}``, with option
       graph: bigtable://project/instance/minnie    # or graphene, or flat
       store: bigtable://project/instance           # or sqlite:///path/file.db
       chunk_size: [256, 256, 512]                  # needed without a graph
-      watershed: gs://bucket/ws                    # the graph's layer, if cv_path is a copy of it
-      mip: 1                                       # or scale: [16, 16, 40], in nm; else the first scale
-      empty_files: background                      # files of 0 bytes; else they fail their chunk
+      watershed: gs://bucket/ws                    # path of the original segmentation, if cv_path is a copy
+      mip: 1                                       # or scale: [16, 16, 40], in nm; default: first scale
+      empty_files: background                      # for files of 0 bytes; default: fail their chunk
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 FLAT, SERVED = "flat", "graphene"
 """Values of ``graph``: for a data set without a graph, and for a ``cv_path`` that is a graph's server."""
 PRECOMPUTED = "precomputed://"
-"""Scheme of paths that are not checked here, as a table can be served without its segmentation."""
+"""Paths with this scheme are accepted unchecked: serving a table does not need its segmentation."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """Pattern of the HOST:PORT of a server."""
 _CHECKS: dict[str, Callable[[str], object]] = {

@@ -69,7 +69,7 @@ def _parse(text: str, file: str) -> Entries:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode) or not root.value:
             raise ConfigError(
-                f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}"
+                f"data sets file {file} has no data sets: expected <name>: {{cv_path: …, l2cache_id: …}}"
             )
         values: dict[str, Any] = {}
         problems: dict[str, str] = {}

@@ -52,7 +52,7 @@ class StoreUnavailable(StoreError):
 
 
 MAKE_TABLE = "create it by an ingest with --create"
-"""End of each message of `TableNotFound`."""
+"""End of the stores' messages of `TableNotFound`."""
 
 
 class TableNotFound(StoreError):
@@ -60,7 +60,7 @@ class TableNotFound(StoreError):
 
 
 class TableExists(StoreError):
-    """The table exists, but with another meta: another graph, segmentation, timestamp or geometry."""
+    """The table exists, but with other metadata: another graph, segmentation, timestamp or geometry."""
 
 
 class VersionError(L2FeaturesError):

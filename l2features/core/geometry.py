@@ -115,8 +115,8 @@ class Geometry:
         """Constants for taking L2 ids apart, shape (4 properties, 4 fields, 1).
 
         The fields are x, y, z and the layer. The properties are the lowest bit of a field, its mask, the bits
-        to flip in it, and a limit. All flipped fields of an L2 node are below their limits: flipping turns
-        layer 2 into 0, and the limit of the layer is 1.
+        to flip in it, and a limit. An id is an L2 node in the grid if each field is below its limit after the
+        flip, which turns layer 2 into 0; the limit of the layer is 1.
         """
         layer_bits = self.layout.layer_bits
         x, y, z = self.layout.axis_bits(L2)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable
 
 MAX_MEMBERS = 1000
-"""Maximum members (concatenated gzip streams) of a file, as many empty members would take long."""
+"""Maximum members (concatenated gzip streams) of a file: a file of many empty members would take long."""
 _GZIP = 31
 """Value of zlib's ``wbits`` that selects the gzip format."""
 

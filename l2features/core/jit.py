@@ -1,4 +1,4 @@
-"""Compilation with numba, cached on disk; a change of a compiled module invalidates its whole package.
+"""Compilation with numba, cached on disk. Changing a compiled module invalidates its package's cache.
 
 The classes here extend numba's cache locators, which are not a stable interface, so pyproject.toml pins
 numba.
@@ -33,7 +33,7 @@ class _PackageStamp:
     """Invalidates a cached function when any compiled module of the function's package changes.
 
     Numba alone checks only the function's own module. The digest of the package is part of the names of cache
-    files, because an outdated file may name deleted classes and cannot be opened.
+    files, so that an outdated file is never opened: it may name deleted classes.
     """
 
     package: Path

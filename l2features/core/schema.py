@@ -188,7 +188,7 @@ PCA_MIN_VOLUME_NM3 = 10_000_000
 """0.01 um^3: smaller nodes have no ``pca`` and ``pca_val``."""
 
 PCA_MAX_SAMPLES = 10_000
-"""In a node with more voxels, ``pca_val`` is scaled to this number of voxels."""
+"""The ``pca_val`` of a node with more voxels is scaled down, as if the node had this number of voxels."""
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -69,7 +69,7 @@ def has_transient_cause(error: BaseException) -> bool:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Return whether an error is transient; None if its type does not decide."""
+    """Return whether an error is transient; None if neither its type nor its status decides."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     if names & _TRANSIENT_NAMES:
         return not isinstance(error, ValueError)
@@ -93,7 +93,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, then its causes. The cause of a group or a retry is its last error."""
+    """Yield an error, then its causes. The cause of tenacity's RetryError or a group is its last error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
 """Read pickles from other services without running the functions that they name.
 
-First, the opcodes are checked: an allow-list of names does not limit Python's unpickler, in which one memo
-index takes 64 GiB, and hashing nested tuples overflows the stack or takes forever. Then Python's unpickler
+First, the opcodes are checked. An allow-list of names is not enough: in Python's unpickler, one memo index
+can take 64 GiB, and hashing nested tuples can overflow the stack or never end. Then Python's unpickler
 runs with an inert `Record` for each allowed name, and the values are built from the records.
 """
 
@@ -21,9 +21,10 @@ import numpy.typing as npt
 MAX_BYTES, MAX_BITS, MAX_DEPTH = 1 << 20, 1024, 100
 """Maximum bytes of a pickle, bits of an integer in a pickle, and nesting levels of the result."""
 MAX_OPCODES, MAX_KEYS, MAX_HASHES = 400_000, 5_000, 10_000
-"""Maximum opcodes of a pickle, and items, keys, and dictionaries and sets of its result.
+"""Maximum numbers in a pickle: opcodes; keys of dictionaries and sets; dictionaries and sets.
 
-Keys may all have the same hash. A dictionary or set takes 216 bytes.
+`MAX_OPCODES` also limits the result's values. Keys of equal hash are slow to insert. An empty set takes
+216 bytes.
 """
 _OPCODES = {
     opcode.name: ([kind.name for kind in opcode.stack_before], [kind.name for kind in opcode.stack_after])
@@ -103,9 +104,9 @@ def shown(value: Any) -> str:
 
 
 def _vet(data: bytes) -> None:
-    """Check opcodes, integers, memo indices and numbers of hashes, following the types on the stack.
+    """Check opcodes, integers, memo indices, and the numbers of keys, dictionaries and sets.
 
-    Raises ValueError for what is not allowed or exceeds a limit.
+    Follows the types on the stack. Raises ValueError for what is not allowed or exceeds a limit.
     """
     stack: list[str] = []
     memo: dict[Any, str] = {}
@@ -229,6 +230,6 @@ class _Builder:
                 return np.frombuffer(values, end + code).reshape(shape, order=order)
             case Record("dtype", (code, *_)), _, _:
                 raise ValueError(
-                    f"an array of dtype {shown(code)}: expected a dtype of integers, bytes and a shape"
+                    f"an array of dtype {shown(code)}: expected a dtype of integers, values as bytes, a shape"
                 )
         raise ValueError("an array has no dtype, expected a dtype of integers")

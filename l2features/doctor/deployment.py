@@ -18,7 +18,7 @@ from ..store.base import Meta, Store, open_store
 
 STORE_DEADLINE_S = 20.0
 PROBES, OF_A_PROBE = 56, 8
-"""Number of ids from which on rows are sampled (besides the first row's), and rows from each."""
+"""Number of starting points of the sample besides the first row (see `node_ids`), and rows read from each."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Deployment:
     Attributes:
         subscriptions, topics: paths of Pub/Sub resources to check.
         chunks: number of chunks in which rows are recomputed.
-        say: receives a line before a slow step.
+        say: called with a message before a slow step.
         compile: compiles the kernel before rows are recomputed.
     """
 
@@ -56,7 +56,7 @@ class Deployment:
 
     @cached_property
     def source(self) -> Source:
-        """The open segmentation and graph. Raises L2FeaturesError, also if they contradict each other."""
+        """The open segmentation and graph. Raises L2FeaturesError if they cannot be opened or disagree."""
         source = open_source(self.dataset)
         self._open.callback(source.close)
         return source
@@ -74,7 +74,7 @@ class Deployment:
 
     @property
     def servers(self) -> list[str]:
-        """The URLs among `graph_urls` that are of servers."""
+        """The ``graphene://`` URLs among `graph_urls`."""
         return [url for url in self.graph_urls if url.startswith(f"{SERVED}://")]
 
     @cached_property
@@ -82,7 +82,7 @@ class Deployment:
         """A sample of the table's L2 ids, sorted.
 
         Reads `OF_A_PROBE` rows starting at each of these ids: the table's first L2 id, and that id plus 1, 2,
-        4, 8 … Powers of two reach chunks far apart on each axis, whichever bits of an id have its coordinate.
+        4, 8 … For every id layout, powers of two reach chunks that are far apart on each axis.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)
@@ -101,6 +101,6 @@ class Deployment:
 
 
 def layer_range(layer: int) -> tuple[int, int]:
-    """Return a tuple: the smallest id of a layer; the largest id. Assumes that the layer has eight bits."""
+    """Return a tuple: a layer's smallest id; its largest id. Assumes that ids have 8 bits for the layer."""
     shift = 64 - IdLayout().layer_bits
     return layer << shift, ((layer + 1) << shift) - 1

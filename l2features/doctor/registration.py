@@ -9,7 +9,7 @@ from ..graph.graphene import cloudpath
 
 TIMEOUT_S = (10.0, 30.0)
 SERVICE = "pychunkedgraph"
-"""Name by which the auth service knows PyChunkedGraph, to which graph tables belong."""
+"""Name of PyChunkedGraph in the auth service."""
 
 
 class RegistrationError(L2FeaturesError):
@@ -45,7 +45,7 @@ def register(url: str, table: str, dataset: str, token: str, service: str = SERV
 
     Args:
         url: the server's URL, such as ``https://host``.
-        table: the graph's table, to which the data set's permissions then apply.
+        table: the graph's table. The data set's permissions then apply to this table.
         dataset: the name of a data set in the auth service.
         token: a token of a user who may register tables.
     """

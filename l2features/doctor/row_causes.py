@@ -22,12 +22,12 @@ OVERFLOWN = "with a value beyond its type's range, which overflowed"
 BORDERS = "with borders to their successors counted as surface: computed after an edit superseded the nodes"
 OTHERWISE = "different in {} for no known cause"
 PCA_TOLERANCE = 0.1
-"""Accepted relative difference of singular values. PCGL2Cache computes them from 10,000 random voxels, within
-4 % of ours."""
+"""Accepted relative difference of singular values. PCGL2Cache computes them from 10,000 random
+voxels, so they differ from ours by up to 4 %."""
 
 
 def differing(stored: Rows, computed: np.ndarray, superseded: Mask) -> dict[str, Ids]:
-    """Map each cause of differences to the ids of the rows with that cause; a row counts for its first cause.
+    """Map each cause of differences to the ids of its rows. A row has one cause: the first that applies.
 
     ``rep_coord_nm`` and the axes of ``pca`` are not compared, since PCGL2Cache breaks ties differently.
 
@@ -69,7 +69,7 @@ def _differs(stored: np.ndarray, computed: np.ndarray, name: str) -> Mask:
 
 
 def _pca_differs(stored: np.ndarray, computed: np.ndarray) -> Mask:
-    """Return which rows have singular values in one array only, or differ by more than sampling, (n,)."""
+    """Return which rows have singular values in one array only or differ beyond the sampling error, (n,)."""
     values, expected = (rows["pca_val"].astype(np.float64) for rows in (stored, computed))
     largest = expected.max(axis=1, initial=0.0, keepdims=True)
     far = (np.abs(values - expected) > PCA_TOLERANCE * expected + 0.01 * largest).any(axis=1)

@@ -19,7 +19,7 @@ from .findings import Finding, ok, problem, skipped, warning
 from .row_causes import BORDERS, differing
 
 NODES_OF_A_CHUNK = 60
-"""Maximum rows of a chunk that are recomputed; the supervoxels of so few are requested one by one."""
+"""Maximum rows recomputed per chunk. For more than `graphene.FEW`, the graph server lists the whole chunk."""
 MOST_SHOWN = 3
 UNKNOWN = "of nodes that the graph does not have"
 
@@ -125,9 +125,9 @@ def _compared(
 
 
 def _suspects(rows: Rows) -> Rows:
-    """Return up to `NODES_OF_A_CHUNK` rows, sorted: first rows with max_dt_nm 0 or marked as not computed.
+    """Return up to `NODES_OF_A_CHUNK` rows to recompute, sorted by id.
 
-    The largest nodes follow, then random rows.
+    It prefers rows with max_dt_nm 0 or marked as not computed, then the largest nodes, then random rows.
     """
     features = rows.features
     suspect = rows.not_computed | (rows.found & (features["max_dt_nm"] == 0))

@@ -18,7 +18,7 @@ from .deployment import Deployment
 from .findings import Finding, ok, problem, warning
 
 MOST_CHUNKS = 100_000
-"""Maximum number of chunk records that are all read; of a larger grid, about so many are sampled."""
+"""Approximate maximum number of chunk records that are read. A larger grid is sampled."""
 
 
 def table_check(deployment: Deployment) -> Iterator[Finding]:
@@ -37,7 +37,7 @@ def table_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def meta_check(deployment: Deployment) -> Iterator[Finding]:
-    """Compare the table's row meta with the data set's entry: graph and segmentation."""
+    """Compare the graph (without one, the segmentation) in the table's row ``meta`` with the data set's."""
     dataset, meta = deployment.dataset, deployment.meta
     if meta is None:
         yield warning(

@@ -33,7 +33,7 @@ class GraphInfo:
     Attributes:
         chunk_size: size of a chunk in voxels.
         layout: bit fields of the ids.
-        mip: index of the segmentation's scale; None if unknown.
+        mip: index of the scale from which the graph was made; None if unknown.
         watershed: path of the segmentation; None if unknown.
         scales: bounds of all scales that the graph lists.
         ocdbt: whether the supervoxels are in an OCDBT fork of the segmentation.
@@ -125,7 +125,7 @@ class Graph(ABC):
     expected_root: ClassVar[str] = "an id of the layer of its roots"
     """Description of a valid root, for error messages."""
     deadline_s: float = 60.0
-    """Time limit in seconds of a call about roots; for a graph's table, of each read within the call."""
+    """Time limit in seconds of a call about roots. If a call reads in steps, the limit is for each step."""
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         self.url = url

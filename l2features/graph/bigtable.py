@@ -84,7 +84,7 @@ class BigtableGraph(TableReads, Graph):
         unexpected = supervoxels[layout.layers(supervoxels) != SUPERVOXEL]
         if len(unexpected):
             raise GraphError(
-                f"chunk {chunk}: {unexpected[0]} is not a supervoxel id: expected an id of layer 1"
+                f"chunk {chunk}: the segmentation has id {unexpected[0]}: expected supervoxels, of layer 1"
             )
         chunk_ids = layout.chunk_ids(supervoxels)
         for chunk_id in np.unique(chunk_ids):
@@ -207,7 +207,7 @@ class BigtableGraph(TableReads, Graph):
         return self._top_and_fan_out
 
     def _counts_ids(self, geometry: Geometry, layer: int) -> bool:
-        """Return whether the table counts ids in the first chunk of a layer; all roots are in this chunk."""
+        """Return whether the table has a counter of ids in a layer's first chunk, where all roots are."""
         from google.cloud.bigtable.data import ReadRowsQuery, RowRange
 
         key = b"i%020d" % (layer << (64 - geometry.layout.layer_bits))

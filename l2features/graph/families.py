@@ -26,7 +26,7 @@ class Families(NamedTuple):
 
 
 def families_of(parts: Sequence[AnyCells]) -> Families:
-    """Return the nodes of ``parts``, with their parents and children; leave out nodes without a parent.
+    """Return the nodes in decoded rows, with their parents and children; leave out nodes without a parent.
 
     Raises GraphError for a parent that does not have 8 bytes.
     """

@@ -46,7 +46,7 @@ class FlatGraph(Graph):
         if len(supervoxels) > most:
             raise GraphError(
                 f"chunk {chunk} has {len(supervoxels)} segments: expected at most {most}, "
-                "the limit of its ids"
+                "the number of ids in a chunk"
             )
         return numbered_ids(geometry.chunk_id(chunk), len(supervoxels))
 

@@ -49,7 +49,7 @@ LIST_TIMEOUT_S = (10.0, 300.0)
 FEW = 64
 """Maximum nodes of a chunk that are requested one by one; for more, the whole chunk is listed."""
 AT_ONCE, NODES = 64, 1_000_000
-"""Number of chunks whose nodes, and number of nodes whose roots, are requested before one deadline."""
+"""Chunks in a batch of requests for nodes; nodes in a batch of requests for roots."""
 _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)")
 """Pattern of paths on a server: ``segmentation/`` and ``table/T``, ``1.0/T`` or ``api/v1/(table/)T``."""
 

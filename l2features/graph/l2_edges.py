@@ -44,8 +44,8 @@ def edges_of_roots(
     """Return the edges between L2 nodes, by root.
 
     A cross-chunk edge is stored as a pair of supervoxels in the rows of both end nodes; the first supervoxel
-    of the pair belongs to the node of the row. So these rows map nearly all supervoxels to nodes. To map the
-    other supervoxels, the children of the root's nodes in the same chunks are read.
+    of the pair belongs to the node of the row. So these rows map nearly all supervoxels to nodes. To map
+    the others, the children of the root's nodes in the others' chunks are read.
 
     Args:
         layout: bit fields of ids of layers 1 and 2.

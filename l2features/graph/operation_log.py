@@ -24,7 +24,7 @@ def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -
     """Return the roots that operations logged from ``start`` to ``end``, both included.
 
     If an operation logged roots several times in this period, the newest entry counts. A failed operation may
-    have logged roots that were never written. An entry is written after its roots, and days later if a failed
+    have logged roots that were never written. An entry may be later than its roots, by days if a failed
     operation was repaired. Numbers of operations may not ascend with time, so the server scans the whole log,
     but returns only the entries of this period.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEVER = np.iinfo(np.int64).max
 LATE = timedelta(minutes=10)
-"""An entry of a log may be written before the roots that it names, but at most this long before."""
+"""Maximum time by which a log entry is older than the roots that it names."""
 _EPOCH, _MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 Flags = npt.NDArray[np.bool_]
 

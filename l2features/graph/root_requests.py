@@ -50,8 +50,8 @@ class TooLong(Exception):
 class RootRequests:
     """Sends requests to a graph's server over one session, all before the deadline ``until``.
 
-    ``until`` is by `time.monotonic`. Methods raise GraphError for a malformed response, and GraphUnavailable
-    for a transient error or at the deadline.
+    ``until`` is a value of `time.monotonic`. Methods raise GraphError for a malformed response, and
+    GraphUnavailable for a transient error or at the deadline.
     """
 
     server: str

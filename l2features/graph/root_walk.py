@@ -58,7 +58,7 @@ class _Walk:
     def step(
         self, read_children: ReadLists, layers: Layers, owners: Places, nodes: Ids
     ) -> tuple[Places, Ids]:
-        """Return the children of nodes that are above layer 2, and add children of layer 2 to ``l2``.
+        """Read the children of nodes; add those of layer 2 to ``l2``, and return those of higher layers.
 
         ``owners`` (n,) are indices of the nodes' roots. Returns a tuple: owners and ids of the children.
         """
@@ -99,8 +99,7 @@ class _Walk:
     def _limit(self, owners: Places) -> None:
         """Drop roots with more than ``most`` L2 nodes.
 
-        ``owners`` are indices of the roots of all nodes above layer 2, each of which has at least one L2
-        node.
+        ``owners`` are the owners of the children above layer 2; below each child is at least one L2 node.
         """
         least = self.counts + np.bincount(owners, minlength=len(self.roots))
         over = self.active & (least > self.most)

@@ -18,7 +18,7 @@ META_KEYS = (b"meta", b"params")
 LAYER_BITS = 8
 SPATIAL_BITS = 10
 FAN_OUT = 2
-"""PyChunkedGraph's defaults for the bits of the layer, the bits per axis, and the fan-out."""
+"""PyChunkedGraph's defaults of `LAYER_BITS`, of `SPATIAL_BITS` (per axis), and of `FAN_OUT`."""
 _CHUNK_SIZE, _FAN_OUT, _LAYER_BITS, _SPATIAL_BITS = 2, 3, 4, 5
 """Indices of fields in PyChunkedGraph's GraphConfig."""
 _WATERSHED, _CV_MIP = 2, 4

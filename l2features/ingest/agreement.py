@@ -43,7 +43,7 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
         if info.ocdbt:
             raise ConfigError(
                 f"data set {dataset.name!r}: {name} keeps its supervoxels in an OCDBT fork, but forks are "
-                f"not supported: the layer at {info.watershed} lacks the supervoxels that were split"
+                f"not supported: the layer at {info.watershed} lacks the supervoxels created by splits"
             )
     graph.check()
     advice = ": leave out 'mip' and 'scale'" if dataset.mip is not None or dataset.scale else ""

@@ -65,8 +65,8 @@ def save_result(
     """Write a chunk's rows and then, once they are durable, the chunk's record.
 
     A chunk that could not be computed gets only a record. Without ``recorded``, computed chunks get no
-    record. ``rewriting`` tells readers of the table that rows may be replaced; the chunks of a process may
-    share one. Raises StoreError if the chunk cannot be written; the count of attempts at the chunk is then
+    record. ``rewriting`` tells readers of the table that rows may be replaced; all chunks of a process
+    may share it. Raises StoreError if the chunk cannot be written; the count of attempts at the chunk is then
     reset, unless the chunk was given up.
     """
     start = time.perf_counter()

@@ -28,7 +28,7 @@ class ChunkFeatures:
 
     Attributes:
         features: (n,) rows, sorted by id.
-        segments: the segment of each node, for a data set without a graph.
+        segments: the segmentation's id of each node; None with a graph.
         orphans: number of supervoxels without a parent.
         errors: invalid answers of the graph about supervoxels.
         millis: milliseconds of the steps read, map and compute.

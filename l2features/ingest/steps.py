@@ -112,9 +112,9 @@ def prepare(
 ) -> Ingest:
     """Return the ingest of a data set; ``choose_box`` returns the chunks to ingest, given the grid's shape.
 
-    With ``create``, creates the table if it is missing. Before anything is computed, raises ConfigError if
-    the options or the data set contradict the table (such as another timestamp), and VolumeError, GraphError
-    or StoreError if segmentation, graph or table cannot be opened.
+    With ``create``, creates the table if it is missing. Before anything is computed, raises ConfigError or
+    StoreError if the options or the data set contradict the table (such as another timestamp or graph), and
+    VolumeError, GraphError or StoreError if segmentation, graph or table cannot be opened.
     """
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
@@ -277,7 +277,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
-    """Record why a chunk could not be computed. Segments recorded for the chunk before are kept."""
+    """Record why a chunk could not be computed. Keeps the segments that the store has of the chunk."""
     return _put_failure(store, geometry.chunk_id(chunk), reason)
 
 

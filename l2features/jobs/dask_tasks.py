@@ -52,7 +52,7 @@ class Attempt(NamedTuple):
 
 
 class _Child(Worker):
-    """A child process, the run whose worker function it has opened, and the timer that ends it when idle."""
+    """A child process, the run whose chunks it can process, and the timer that ends it when idle."""
 
     run = ""
     timer: threading.Timer

@@ -72,7 +72,7 @@ class DaskWorkers:
     def wait(self) -> Sequence[AttemptEnd]:
         """Return ended attempts, within about a second.
 
-        Raises DaskFailed if scheduler or workers do not answer, and WorkerError if a worker cannot continue.
+        Raises DaskFailed if scheduler or workers do not answer, and WorkerError for an error of a worker.
         """
         with self._connected() as client:
             self._look(client)
@@ -157,7 +157,7 @@ class DaskWorkers:
         return AttemptEnd(chunk, died=error.allowed_failures + 1, how="a Dask worker died")
 
     def _gathered(self, client: distributed.Client, futures: list[distributed.Future]) -> list[AttemptEnd]:
-        """Fetch the results of finished attempts. Raises WorkerError if a child process cannot continue."""
+        """Fetch the results of finished attempts. Raises WorkerError for an error of a child process."""
         if not futures:
             return []
         try:

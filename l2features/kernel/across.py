@@ -26,7 +26,7 @@ def has_fewer_across(volume: np.ndarray) -> bool:
 
     The axes of ``volume`` are slowest, middle, fastest; at most `_SAMPLES` of its planes are compared.
     Returns False for volumes whose fastest axis is short or whose planes are large, and for 8- and 16-bit
-    volumes, which do not repay the compilation.
+    volumes, for which compilation takes longer than it saves.
     """
     n2, n1, n0 = volume.shape
     if volume.itemsize < 4 or n0 < LANES or n0 * n2 > _MOST_VOXELS:

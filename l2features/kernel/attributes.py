@@ -1,8 +1,8 @@
 """The computation of each attribute of labels.
 
 A computation returns the values (n, ...) of the attributes that it is registered for, as numbers of any type.
-`fill` converts them to the stored type. Before that, it limits the values of an attribute that saturates to
-the largest value of this type.
+`fill` converts them to the stored type. If an attribute saturates, larger values become the largest value of
+this type.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) ->
 def _counts(measured: Measured) -> tuple[Any, ...]:
     """Return sizes (n,) in voxels, areas (n,) in nm², and numbers of voxels at the chunk's borders (n, 2, 3).
 
-    An area is summed over x, y and z in float64 and floored, which is exact for resolutions of whole nm.
+    An area is the sum of the areas of a label's faces in float64, floored: exact for resolutions of whole nm.
     """
     _, moments, frame, nm = measured
     face = np.array([nm[1] * nm[2], nm[0] * nm[2], nm[0] * nm[1]])
@@ -128,7 +128,7 @@ def _distances(measured: Measured) -> tuple[Any, ...]:
 
 @computes("pca", "pca_val", LARGE.flag)
 def _principal_axes(measured: Measured) -> tuple[Any, ...]:
-    """Return principal axes (n, 3, 3), one per row, singular values (n, 3), and flags (n,) of large labels.
+    """Return principal axes (n, 3, 3), one per row, singular values (n, 3), and which labels have them (n,).
 
     Axes and values are sorted by value, largest first; labels below PCA_MIN_VOLUME_NM3 have zeros. The
     singular values are the square roots of the eigenvalues of the scatter matrix, which is the sum of the

@@ -1,8 +1,8 @@
 """Find the runs of labels that are packed in blocks, without unpacking the voxels.
 
 The blocks are those of neuroglancer's compressed_segmentation: a table of labels, and for each voxel the
-index of its label in the table, in 0 to 32 bits. A run ends where a 32-bit word differs from the same word
-shifted by one index.
+index of its label in the table, in 0 to 32 bits. A 32-bit word of indices is compared with itself, shifted by
+one index. Where the two differ, a run may end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class PackedBlocks(NamedTuple):
     words: np.ndarray
     """uint32 words of the blocks; a label has ``label_words`` (one or two), the low word first."""
     blocks: np.ndarray
-    """int64 (z, y, x, 3): log2 of the bits of an index; the first word of the block's table; the first word
+    """int64 (z, y, x, 3): log2 of the bits of an index; the positions in ``words`` of the block's table and
     of its indices. A block with a single label has -1, the label's 64 bits, and an unused number instead."""
     columns: np.ndarray
     """int64 (n, 4), for each block that a line along x crosses: first x and end x (excluded) in the box; the
-    block's index along x; the voxel in the block where the first x is."""
+    block's index along x; the first voxel's x in the block."""
     rows: np.ndarray
     """int64 (n, 2), for each y of the box: the block's index along y, and the voxel's y in the block."""
     layers: np.ndarray

@@ -6,8 +6,8 @@ a voxel,
 
     d2(v) = min over k >= 0 and both directions of  k^2 a^2 + (g(v + k) if label(v + k) == label(v) else 0).
 
-Voxels beyond another label need no special case: they are farther than that label's first voxel. A search for
-a voxel ends when k^2 a^2 reaches the voxel's value so far. Voxels are measured in strips of neighbouring
+Voxels beyond another label need no special case: they are farther than that label's first voxel. The search
+for d2(v) ends when k^2 a^2 reaches the minimum so far. Voxels are measured in strips of neighbouring
 lines (`strips`): a strip fits into the cache, and a row of a strip into registers. Most chunks are measured
 in 16 bits (`narrow`). Between the passes, only the part of each line from its first labelled voxel to its
 last is stored (`spans`).
@@ -48,9 +48,9 @@ _WHOLE = 2**53
 class Scale(NamedTuple):
     """A resolution: ``steps`` is the extent of a voxel along each axis, in whole multiples of a unit.
 
-    A squared distance of d squared units is ``sqrt(d * factor) / divisor`` nm. If float64 holds
-    ``d * factor`` exactly, the floored result is exact: the root of a whole number never comes so near to a
-    multiple of the divisor that float64 cannot tell them apart.
+    If a squared distance is d squared units, the distance is ``sqrt(d * factor) / divisor`` nm. If float64
+    holds ``d * factor`` exactly, the floored result is exact: the root of a whole number never comes so near
+    to a multiple of the divisor that float64 cannot tell them apart.
     """
 
     steps: list[int]

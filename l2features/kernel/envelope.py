@@ -27,7 +27,7 @@ class LineBuffers(NamedTuple):
     out: np.ndarray
     """Squared distances after the pass."""
     stepped: np.ndarray
-    """Squared distances of one strip after the first steps of `thick`, row by row."""
+    """Squared distances of one strip after the STEPS steps of `strips`, row by row."""
     lowest: np.ndarray
     """For some rows of a strip and each of their voxels, the row whose parabola is the lowest there."""
     width: int

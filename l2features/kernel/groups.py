@@ -1,9 +1,9 @@
 """Features of some of a chunk's nodes, each cut out of the chunk's runs by its bounding box.
 
-A node's features need only its bounding box, grown by one voxel. The voxel of another label that is nearest
-to a voxel of the node lies in this grown box: clamped into the box, it would be at least as near, and still
-of another label. Coordinates remain those in the chunk, so means and scores are the same floating-point
-numbers, and the rows the same bytes, as if computed from the whole chunk.
+A node's features need only its bounding box, grown by one voxel. For each voxel of the node, a nearest voxel
+of another label lies in this grown box: clamping a voxel from outside into the box yields one that is at
+least as near, and also of another label. Coordinates remain those in the chunk, so means and scores are the
+same floating-point numbers, and the rows the same bytes, as if computed from the whole chunk.
 """
 
 from __future__ import annotations

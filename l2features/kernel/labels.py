@@ -190,14 +190,14 @@ def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
 def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """Return the distinct labels other than 0, sorted, and a table (n_ids + 1,) of label numbers.
 
-    Entry i + 1 of the table is the number of label i: its index among the distinct labels plus 1, or 0 for
-    background. Entry 0 is 0.
+    Entry i + 1 of the table is the number of ``labels[i]``: its index among the distinct labels plus 1, or 0
+    for background. Entry 0 is 0.
     """
     given = np.asarray(labels)
     if given.shape != (n_ids,):
         raise ValueError(f"labels have shape {given.shape}: expected ({n_ids},), one label per supervoxel")
     if n_ids and given.dtype.kind not in "ui":
-        raise TypeError(f"labels must be unsigned integers, not {given.dtype}")
+        raise TypeError(f"labels must be integers, not {given.dtype}")
     if n_ids and given.dtype.kind == "i" and given.min() < 0:
         raise ValueError(f"label {given.min()}: expected 0 or more")
     distinct, inverse = np.unique(given.astype(np.uint64), return_inverse=True)

@@ -56,7 +56,7 @@ def centred_second(moments: Moments) -> np.ndarray:
     """Return the sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
 
     The origin is first moved, in exact integers, to the voxel nearest to the mean. The correction that
-    remains is subtracted in floating point. It is at most half of a diagonal element, so no digits are lost.
+    remains is subtracted in floating point. It at most halves a diagonal element, so at most one bit is lost.
     """
     size = np.maximum(moments.size, 1)
     centre = (2 * moments.first + size[:, None]) // (2 * size[:, None])
@@ -122,7 +122,7 @@ def _add_faces(runs: Runs, faces: np.ndarray) -> None:
 
 @compiled
 def _add_faces_of_lines(runs: Runs, a: int, b: int, faces: np.ndarray, axis: int) -> None:
-    """Count the faces between two neighbouring lines ``a`` and ``b``, which are perpendicular to ``axis``."""
+    """Count the faces between different labels of lines ``a`` and ``b``, neighbours along ``axis``."""
     i, end_of_a = runs.offsets[a], runs.offsets[a + 1]
     j, end_of_b = runs.offsets[b], runs.offsets[b + 1]
     position = 0

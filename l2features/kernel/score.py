@@ -1,4 +1,4 @@
-"""Mean and largest distance, and the representative voxel, of each label.
+"""Sum and maximum of the distances, and the representative voxel, of each label.
 
 The representative voxel has the largest score ``dt * (1 - d / dmax)`` of its label: dt is the voxel's
 distance to another label in whole nm, d its distance to the label's centroid, dmax the label's largest d.
@@ -47,7 +47,7 @@ class Scores(NamedTuple):
 
 
 def score(runs: Runs, distances: Spans, geometry: Placement) -> Scores:
-    """Return each label's mean and largest distance, and its representative voxel.
+    """Return the sum and maximum of each label's distances, and its representative voxel.
 
     ``distances`` are those that :func:`l2features.kernel.distance.whole_distances` returns for the runs.
     """
@@ -132,8 +132,8 @@ def _score_runs(
 def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the sum and the maximum of ``distances[start:stop]``.
 
-    ``keep`` holds LANES times the type's largest number, then LANES zeros: as upper limits, these keep the
-    elements of a vector before ``stop`` and make the others 0.
+    ``keep`` has LANES elements with the type's largest number, then LANES zeros. As upper limits, they keep
+    the elements of a vector before ``stop`` and make the others 0.
     """
     added, most = 0, splat(distances, 0)
     for i in range(start, stop, LANES):

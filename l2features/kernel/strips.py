@@ -26,10 +26,11 @@ class Tables(NamedTuple):
     """Squared distances of a run's voxels to the voxels just before and after it, along the first axis."""
 
     rising: np.ndarray
-    """``far`` before index ``half``, for runs that begin at the chunk's border; then squares of 1, 2, ..."""
+    """First ``half`` elements: ``far``, for runs that begin at the chunk's border. Then squares for 1, 2, ...
+    voxels."""
     falling: np.ndarray
-    """``far`` before index ``half``, for runs that end at the chunk's border; then the squares of n, ..., 2,
-    1, where n is the axis's length; then ``far`` again."""
+    """First ``half`` elements: ``far``, for runs that end at the chunk's border. Then squares for n, ..., 2,
+    1 voxels, where n is the axis's length; then ``far`` again."""
     half: int
 
 

@@ -54,7 +54,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the chunk's result, or how many workers ``died`` and ``how``.
+    """The end of an attempt: the chunk's result, or the number of workers that ``died``, and ``how``.
 
     ``chunk`` is None for a worker that died before it received a chunk.
     """
@@ -79,10 +79,10 @@ class Executor(Protocol):
         """Submit a chunk."""
 
     def wait(self) -> Sequence[AttemptEnd]:
-        """Return ended attempts, within about a second. Raises WorkerError if no worker can continue."""
+        """Return ended attempts after at most about 1 s. Raises WorkerError if a worker cannot continue."""
 
     def close(self) -> None:
-        """Stop the workers of this run; their unfinished chunks are lost."""
+        """Stop the workers of this run. Their unfinished chunks stay pending."""
 
 
 @dataclass
@@ -118,8 +118,8 @@ class JobRun(Generic[R]):
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
         """Process all pending chunks; ``on_progress`` receives each increase of the number of done chunks.
 
-        The first of `STOP_SIGNALS` lets the workers finish their chunks; the second raises KeyboardInterrupt.
-        Raises WorkerError if the workers cannot continue. After the last job the executor is closed.
+        After one of `STOP_SIGNALS`, workers finish their chunks. A second signal raises KeyboardInterrupt.
+        Raises WorkerError if a worker cannot continue. After the last job the executor is closed.
         """
         self.on_progress = on_progress
         try:
@@ -152,7 +152,7 @@ class JobRun(Generic[R]):
         return self.retries.pop() if self.retries else next(self.pending, None)
 
     def _work(self, chunk: Chunk | None) -> None:
-        """Keep the workers busy, from this first chunk to the last pending chunk."""
+        """Process ``chunk`` and all other pending chunks, unless a signal stops the run."""
         running = 0
         while running or (chunk and not self.progress.stopped):
             for _ in range(self.executor.free):

@@ -59,7 +59,7 @@ class LocalPool:
             self.workers[-1].schedule(_open, self.open_worker)
 
     def _outcomes(self, worker: Worker) -> Iterator[AttemptEnd]:
-        """Yield the end of a worker's attempt, if it ended. Raises WorkerError if it cannot continue."""
+        """Yield the end of a worker's attempt that has ended. Raises WorkerError if its task had an error."""
         worker.end_overdue(CHUNK_TIMEOUT_S)
         if worker.future is None or not worker.is_over:
             return
@@ -77,7 +77,7 @@ class LocalPool:
 
 
 _opened: dict[str, Callable[[Chunk], Any]] = {}
-"""``run``: the function with which this worker process processes a chunk."""
+"""The key ``run`` has the function that processes a chunk in this worker process."""
 
 
 def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:

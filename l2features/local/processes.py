@@ -26,7 +26,7 @@ def ending_with_parent(number: signal.Signals) -> Callable[[], object]:
 
 
 def follow(parent: int) -> None:
-    """Exit when the process ``parent`` exits, but not on `STOP_SIGNALS`, which are blocked."""
+    """Block `STOP_SIGNALS` and, on Linux, exit when the process ``parent`` exits."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     ending_with_parent(signal.SIGKILL)()
     if os.getppid() != parent:  # the parent exited before

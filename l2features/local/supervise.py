@@ -20,7 +20,7 @@ from .processes import STOP_SIGNALS, ending_with_parent, handled
 
 POLL_S = 0.05
 STOP_S = 30.0
-"""Seconds that a command has to exit after SIGTERM, before SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL for a command that does not exit."""
 TAIL_LINES = 12
 
 

@@ -25,7 +25,7 @@ from .services import API, GRAPH, UPDATER, Service, StackPlace, services
 from .supervise import CommandSupervisor, Ended, Stopped
 
 START_S, RUN_S = 120.0, 600.0
-"""Seconds for a service to become ready, and for a service that exits by itself to do so."""
+"""Seconds within which a service must be ready, and within which a service that exits by itself must exit."""
 TEMPORARY = "up-tmp-"
 """Prefix of temporary folders."""
 
@@ -52,7 +52,7 @@ def run(folder: Path, ports: Mapping[str, int]) -> int:
             click.echo("stopped")
             return 0
         except Ended as error:
-            click.echo(f"error: {error}\nall others were stopped", err=True)
+            click.echo(f"error: {error}\nall other services were stopped", err=True)
             return 1
     return 0
 
@@ -76,12 +76,12 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ConfigError if the folder has files, but not of an earlier stack or of this stack's sample."""
+    """Raise ConfigError for a folder with files, unless it is an earlier stack's or this stack's sample."""
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}
         if there and LOCK not in there and not is_of_sample:
-            raise ConfigError(others_in(folder, there, "that of an earlier `l2features up`"))
+            raise ConfigError(others_in(folder, there, "the folder of an earlier `l2features up`"))
         check_config(folder, Sample(graph=GRAPH))
 
 
@@ -118,7 +118,7 @@ def _own_folder(folder: Path) -> Iterator[str]:
 
 
 def _remove_temporary(folder: Path) -> None:
-    """Remove temporary folders, including those that killed runs left."""
+    """Remove temporary folders, also those left by runs that were killed."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -137,7 +137,7 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> StackPlace:
         except OSError as error:
             raise ConfigError(
                 f"port {port}: {error.strerror}: choose another with --{name}-port, or "
-                "leave it out for a free port"
+                "omit the option to use a free port"
             ) from error
     for name in (API, BIGTABLE.name, PUBSUB.name):
         while name not in chosen:

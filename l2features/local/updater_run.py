@@ -1,8 +1,8 @@
-"""The updater on one machine: applies the messages of subscriptions with worker processes, until a signal.
+"""The updater on one machine: worker processes apply the messages of subscriptions, until a signal.
 
 The supervisor leases messages, and passes small batches to the workers. It acknowledges a message when the
-message's rows or its dead letter are durable. It nacks a message with a transient error, with exponential
-backoff.
+message's rows or its dead letter are durable. It nacks a message that failed with a transient error. The
+delay before its redelivery grows exponentially.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ BATCH_MESSAGES, BATCH_IDS = 100, 500
 BATCH_TIMEOUT_S = 3_600.0
 """Seconds without progress in a batch after which its worker is killed."""
 MAX_DEATHS = 5
-"""Number of workers that die at a single message before the message becomes a dead letter."""
+"""A message becomes a dead letter after this number of workers died while processing only this message."""
 LONGEST_PAUSE_S = 60.0
 """Maximum pause in seconds before a worker that died before it was ready is replaced."""
 FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
 REGION_BITS = 32
-"""Number of low bits that are cut off an id for its region; nodes of near chunks share the other bits."""
+"""Number of low bits of an id that its region omits. Nodes of nearby chunks mostly have the same region."""
 logger = logging.getLogger(__name__)
 
 
@@ -185,7 +185,7 @@ class Supervisor:
             worker.schedule(_apply, self.update, self.dead_letters, deliveries, work=batch)
 
     def _next_batch(self, share: int) -> list[Leased]:
-        """Return up to ``share`` waiting messages.
+        """Return up to ``share`` waiting messages, or half of a failed batch.
 
         Messages of earlier subscriptions come first. In a subscription, halves of failed batches come first.
         """
@@ -247,8 +247,8 @@ class Supervisor:
     def _failed(self, batch: Sequence[Leased], why: str, died: bool) -> None:
         """Retry each half of a failed batch.
 
-        A batch of a single message is nacked. It becomes a dead letter if it is overdue, or has killed
-        `MAX_DEATHS` workers.
+        A single message is nacked. It becomes a dead letter if it has killed `MAX_DEATHS` workers, or has
+        failed for too long (`backoff.GIVE_UP_S`).
         """
         logger.warning("%s%s", f"{len(batch)} messages: " if batch else "", why)
         if len(batch) > 1:
@@ -286,7 +286,7 @@ class Supervisor:
 
 
 def judge(message: Received) -> tuple[Region, int]:
-    """Return a tuple: the table and region of a message's first node; the number of ids, at least 1."""
+    """Return a tuple: a message's `Region`, from its table and first id; the number of ids, at least 1."""
     try:
         request = decode(message.data, message.attributes)
     except BadMessage:

@@ -151,7 +151,7 @@ def close_all(workers: Sequence[Worker]) -> None:
 
 # ------------------------------------------------------------------ in the worker process
 _shared: dict[str, Any] = {}
-"""``progress``: the time of the latest progress, in memory shared with the parent."""
+"""The key ``progress`` has the time of the latest progress, in memory shared with the parent."""
 
 
 def _start(parent: int, progress: Any) -> None:

@@ -18,8 +18,8 @@ from ..core.unpickle import ARRAYS, MAX_BYTES, plain_loads, shown
 MESSAGE_IDS = 500
 """Maximum ids of a message of missing ids that we publish.
 
-A message is processed as a whole. If each id is in another chunk, this many ids take minutes rather than
-hours, and workers can share the messages.
+A message is processed as a whole. Even if each id is in a different chunk, this many ids take minutes, not
+hours. Several workers can share the messages of a large request.
 """
 EDIT_IDS = MAX_BYTES // 8
 """Maximum ids of an edit: as many as fit into a pickle of `MAX_BYTES`."""

@@ -22,7 +22,7 @@ def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: f
     """Return the edges (m, 2) of new paths, as pairs (node, next node on the way to an earlier path).
 
     For each node in ``order`` that is farther than ``invalidation_nm`` from all paths, a new path joins the
-    node to the nearest path. ``reached`` is updated in place.
+    node to the nearest path. ``reached`` (`forest.Reached` from the earlier paths) is updated in place.
     """
     edges = np.empty((2, len(reached.distance)), dtype=np.int64)
     row, column = (array.astype(np.int64, copy=False) for array in (graph.indptr, graph.indices))

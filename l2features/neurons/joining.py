@@ -14,9 +14,9 @@ from .node_graph import Edges, Positions
 def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Edges:
     """Return the edges of least total length that join all components, (components - 1, 2).
 
-    ``component`` (v,) is the component of each vertex. The edges are a minimum spanning tree of the
-    components, whose distances are those between their nearest vertices. Each round of Boruvka's algorithm
-    joins every component to the nearest other component.
+    ``component`` (v,) is the component of each vertex. The distance of two components is that of their
+    nearest vertices. The edges are a minimum spanning tree of the components. Each round of Boruvka's
+    algorithm joins every component to the nearest other component.
     """
     gaps = np.zeros((0, 2), dtype=np.int64)
     group = np.unique(component, return_inverse=True)[1]
@@ -30,9 +30,9 @@ def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Ed
 def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
     """Return the shortest edge from each group to another group, shortest first, (groups, 2).
 
-    ``group`` (v,) is the number of each vertex's group. For each bit of the numbers, the vertices are divided
-    into those whose group has the bit and the others, and each finds the nearest vertex of the other side.
-    Two groups differ in at least one bit, so over all bits, each vertex meets the nearest of another group.
+    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, one search finds each
+    vertex's nearest vertex among the groups whose numbers differ in the bit. The numbers of two groups differ
+    in at least one bit, so the nearest of these vertices is the nearest vertex of any other group.
     """
     distance, other = np.full(len(group), np.inf), np.zeros(len(group), dtype=np.int64)
     for bit in range(int(group.max()).bit_length()):

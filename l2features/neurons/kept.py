@@ -82,7 +82,7 @@ class Malformed(ValueError):
 class KeptResults:
     """Cached results. ``arrays`` maps a root to its result.
 
-    If a result exceeds the limit, its root is in ``longer`` instead, with the number of items.
+    For a result with more items than `KeptRoots.get` allows, ``longer`` has the number of items, by root.
     """
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
@@ -92,8 +92,8 @@ class KeptResults:
 class KeptRoots:
     """A cache for results of roots, in memory and in the features table. Thread-safe.
 
-    Results in the table are always read. With ``write``, new results are also written there. A failed write
-    is only logged; the next write is tried no earlier than `REST_S` seconds later.
+    Results in the table are read even without ``write``. With it, new results are also written there. A
+    failed write is only logged; the next write is tried no earlier than `REST_S` seconds later.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:

@@ -35,7 +35,7 @@ ROOTS, IDS = 100, 4_000_000
 NODES, READ_NODES = 200_000, 50_000
 """Maximum nodes that are summed at once for several roots, and maximum nodes of one read of the store."""
 BESIDE = 8
-"""Threads in which a reader reads edges or writes results while it reads rows."""
+"""Number of threads in which a reader reads edges or writes results while it reads rows."""
 T = TypeVar("T")
 Wait = Callable[[], None]
 
@@ -130,8 +130,8 @@ class NeuronReader:
     def _bases(self, generation: bytes | None, ids: Mapping[int, Ids]) -> dict[int, bytes]:
         """Return the basis of each root: 16 bytes that change when cached results of the root are outdated.
 
-        The basis is the table's generation. If the L2 ids of roots may change, it is a digest of the
-        generation and the root's L2 ids. While rows are being replaced, the result is empty.
+        If the L2 ids of roots never change, the basis is the table's generation. Otherwise, it is a digest of
+        the generation and the root's L2 ids. While rows are being replaced, the result is empty.
         """
         if generation is None:
             return {}
@@ -155,7 +155,7 @@ class NeuronReader:
     ) -> None:
         """Compute the summaries of roots from their L2 ids, and put them into ``out``.
 
-        Complete summaries are cached with their bases, if there are any, once ``before_keeping`` returns.
+        After a call of ``before_keeping``, complete summaries are cached; without ``bases``, none are.
         """
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
@@ -184,7 +184,7 @@ class NeuronReader:
     def _keep_complete(
         self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
-        """Cache the summaries without missing nodes, each with its root's basis; without bases, none."""
+        """Cache summaries without missing nodes, each with its root's basis. Without bases, cache nothing."""
         results = dict[ResultKind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)

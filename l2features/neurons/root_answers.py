@@ -25,8 +25,8 @@ def root_objects(
     """Map each root to a dict for JSON; keys are distinct root ids as text, in numeric order.
 
     The dict of a root with a summary has the measures and, if ``histories`` is not None, ``retired_at`` and
-    ``successors``. For a root that is too large, it has ``n_nodes``: the number of nodes, or a lower bound.
-    With ``int64_as_str``, 64-bit integers are strings.
+    ``successors``. The dict of a root that is too large has ``n_nodes``: the number of nodes, or a lower
+    bound. With ``int64_as_str``, 64-bit integers are strings.
     """
     places = np.unique(found.roots, return_index=True)[1]
     roots, status = found.roots[places].tolist(), found.status[places].tolist()

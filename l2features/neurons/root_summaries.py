@@ -54,8 +54,8 @@ class Summaries:
         status: (n,) values of `RootStatus`.
         summary: (n,) dtype `SUMMARIES` or `GRAPH_SUMMARIES`; 0 or NaN unless status is ready or incomplete.
         missing: sorted, unique ids of the L2 nodes without features, of all roots.
-        sizes: maps roots that are too large to their number of nodes, or to a lower bound.
-        reasons: maps roots to the reason why they have no summary, or to what is unexpected in it.
+        sizes: by root that is too large, its number of nodes, or a lower bound.
+        reasons: by root, why it has no summary, or what is unexpected about its nodes.
     """
 
     roots: Ids

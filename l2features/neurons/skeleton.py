@@ -118,9 +118,9 @@ def skeletonize(
         invalidation_nm: a path represents all nodes within this distance along the graph.
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
-        collapse_nm: collapse the vertices within this distance of ``root_point``, such as a soma, into one
-            vertex there. As in pcg_skel, the outer vertex of an edge that leaves this sphere is collapsed
-            too.
+        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
+            ``root_point``, and all vertices connected to it by edges with an end in the sphere, become one
+            vertex at ``root_point``, as in pcg_skel.
         join: join components by edges between their nearest vertices; `Skeleton.gaps` marks these edges.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
@@ -188,7 +188,7 @@ def _covering(graph: NeuronGraph, parts: Components, invalidation_nm: float) -> 
 def _around(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float | None) -> tuple[_Trees, int]:
     """Return a tuple: the trees; the vertex nearest to a point.
 
-    If ``collapse_nm`` is given, the vertices within this distance of the point are collapsed into one.
+    If ``collapse_nm`` is given, vertices are collapsed first, as `skeletonize` describes.
     """
     if collapse_nm is not None:
         trees = _without_duplicates(_collapsed(trees, point, collapse_nm))

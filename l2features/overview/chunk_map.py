@@ -1,7 +1,7 @@
 """A map of a grid's chunks by state: three projections, each along one axis, with few cells.
 
 A cell of a projection has all chunks along the projected axis, and a square of chunks along the other two
-axes. The squares are just large enough for at most `MOST_CELLS` cells a side.
+axes. The squares are as small as possible with at most `MOST_CELLS` cells along a side of the projection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_CELLS = 64
 PLANES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
 """For each projection, the axis of its columns and the axis of its rows."""
 STATES = (DONE, FAILED, "empty")
-"""The counted states. An empty chunk is done, but has no nodes; chunks without a record are not counted."""
+"""Counted states: done with nodes, failed, done without nodes. Chunks without a record are not counted."""
 SAMPLED = 64
 """Size of the random sample of chunks with nodes."""
 _BLOCK = 50_000

@@ -28,12 +28,15 @@ from .table_status import read_progress
 NOTE = "chunk_scan"
 LEAST_S, SHARE = 10.0, 40.0
 SPREAD = 16
-"""Each process waits up to 50 % longer, in this many steps by its id, so that usually one process scans."""
+"""Number of different scan intervals, which are up to 50 % longer than the shortest.
+
+Each process has one of them, so that usually only one process scans.
+"""
 logger = logging.getLogger(__name__)
 
 
 class IngestProgress(BaseModel):
-    """The progress of an ingest, as in `TableStatus.as_dict`."""
+    """The progress of an ingest, as in `TableStatus.as_dict`; ``failed`` is a count."""
 
     total: int = Field(description="Chunks of the grid.")
     done: int
@@ -125,7 +128,7 @@ def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
 
 
 def _process() -> int:
-    """Return a number of this process, from its host and id: containers may share ids, and hosts names."""
+    """Return a number for this process, from its host name and process id: neither is unique alone."""
     return zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode())
 
 

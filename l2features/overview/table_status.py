@@ -17,7 +17,7 @@ from ..updates.freshness import Updates, read_updates
 MAX_KEPT = 10_000
 """Maximum number of failed chunks that a status lists with their reasons."""
 SUMS = ["done", "nodes", "orphans", "files", "uncounted", "chunks_missing_files", "saturated", "n_failed"]
-"""The fields of `ChunkTotals` that the JSON has."""
+"""The fields of `ChunkTotals` that `TableStatus.as_dict` returns."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ def read_progress(
 ) -> TableStatus:
     """Return the status from these chunk records, without updates and audit.
 
-    Keeps only sums over intervals of the last ten minutes, and the reasons of ``most_failed`` chunks.
+    Records are not kept in memory, only their sums and the reasons of ``most_failed`` chunks.
     """
     return _status(store, geometry, totals_of(records, RATE_WINDOW, most_failed))
 

@@ -20,8 +20,8 @@ from .static_index import row_dtype
 class RowFiles:
     """Files of rows, one per unit of work and layer; the rows of a file are sorted by part.
 
-    A unit is what a worker reads at a time: a part of a version's file, or all roots with skeletons. A part
-    of the export is one shard of one index.
+    A unit is what a worker reads at a time: some rows of a version's file, or all roots that get a skeleton.
+    A part is one shard of one index.
     """
 
     path: Path

@@ -25,7 +25,7 @@ MOST, LEAST = 1.1, 0.82
 MORE_BITS = 2
 """Maximum number of shard bits to add to the fewest possible, to keep files from being too large."""
 LARGE = 0.2
-"""Share of the wanted size. A list above it may leave files uneven: more files would be mostly zeros."""
+"""Share of the wanted size. A larger list adds at most 1 shard bit: more files would be mostly zeros."""
 MINISHARD_BYTES = 48
 """Bytes of a minishard besides those of its keys: its entry in the shard's index, and gzip's overhead."""
 DEVIATIONS = 5
@@ -106,7 +106,7 @@ def _cell_shardings(
 ) -> Iterator[tuple[Sharding, Sizes]]:
     """Yield tuples: a sharding of the cells; the sizes of its files in bytes.
 
-    Shardings with fewer shards come first; of these, those with longer runs of neighbouring cells in a file.
+    Fewer shards come first. For equally many shards, longer runs of neighbouring cells in a file come first.
     """
     for shards in shard_bits:
         least = minishard_bits(len(codes) >> shards)
@@ -133,7 +133,7 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
     """Return the first sharding whose files all fit, at `MOST` times the wanted size.
 
     If the largest list alone exceeds this limit, its size is added to the limit. If no sharding fits, returns
-    the first sharding whose largest file is within 5 % of the smallest possible.
+    the first sharding whose largest file exceeds that of the best sharding by at most 5 %.
     """
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()
@@ -146,14 +146,14 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
 
 
 def _more_bits(largest: float, wanted: int) -> int:
-    """Return how many shard bits may be added to the fewest, by the bytes of the largest list."""
+    """Return how many shard bits may be added to the fewest; ``largest`` is the bytes of the largest list."""
     return MORE_BITS if largest <= LARGE * wanted else 1
 
 
 def _fewest_bits(total: float, wanted: int, most: int) -> int:
-    """Return the fewest shard bits with which files of ``total`` bytes in all are small enough on average.
+    """Return the fewest shard bits with which files average at most `MOST` times the wanted size.
 
-    That is at most `MOST` times the wanted size. The result is at most ``most``.
+    ``total`` is the bytes of all files. The result is at most ``most``.
     """
     return min(most, math.ceil(math.log2(max(1.0, total / (MOST * wanted)))))
 

@@ -33,7 +33,7 @@ from .version_nodes import Unit, drawn_rows, largest_by_id, read_unit, units_of
 SEGMENTS = "segment_properties"
 DEFAULT_LAYERS = (*NODE_LAYERS, SEGMENTS)
 LAYERS = (*DEFAULT_LAYERS, SKELETONS)
-"""Layers of an export. Skeletons need the graph, so they are made on request."""
+"""Layers of an export. Skeletons are not a default layer, because they need the graph."""
 
 
 class OtherExport(VersionError):
@@ -178,7 +178,7 @@ def prepare(wanted: WantedExport) -> StaticExport:
     with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         geometry, versions = store.geometry(), versions_folder(dataset, store)
     if geometry is None:
-        raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested or audited table")
+        raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested table")
     content = versions.read(manifest_path(wanted.version))
     if content is None:
         raise not_found(versions, wanted.version)
@@ -241,7 +241,7 @@ class ExportSource:
 
     @cached_property
     def units(self) -> list[Unit]:
-        """The units of work that read nodes: parts of the version's files."""
+        """The units of work that read nodes: each is some rows of a file of the version."""
         return units_of(self.reader.manifest) if self.run.node_layers else []
 
     @property
@@ -252,8 +252,8 @@ class ExportSource:
     def scan(self, unit: int) -> dict[str, np.ndarray]:
         """Return a unit's rows by layer of the viewer, with the rows of a layer sorted by part.
 
-        A part is a shard of an index. A unit is a part of a version's file; if skeletons are wanted, the last
-        unit has the roots that get one.
+        A part is a shard of an index. A unit is some rows of a version's file. If skeletons are wanted, the
+        last unit has the roots that get one.
         """
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):

@@ -144,7 +144,7 @@ def _computed(table: Any) -> npt.NDArray[np.bool_]:
 
 
 def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> list[Any]:
-    """Return Arrow tables with a sample of a layout's rows, only of nodes that have been computed."""
+    """Return a sample of the computed nodes in the version's files of one `Layout`, as Arrow tables."""
     files = reader.manifest.files(layout)
     tables = list[Any]()
     for i in evenly_spread(len(files), SAMPLE):
@@ -216,7 +216,7 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
     def _node_bytes(self, index: Index, rows: np.ndarray) -> float:
-        """Return the average bytes of a node in a shard of these rows; without any, the uncompressed size."""
+        """Return the average bytes of a node in a shard of these rows; if no rows, its uncompressed size."""
         if not len(rows):
             return row_dtype(self.layer)["record"].itemsize + rows["id"].itemsize
         sharding = index.sharding._replace(minishard_bits=minishard_bits(len(rows)))

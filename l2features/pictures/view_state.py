@@ -30,7 +30,8 @@ void main() {
 """The shader of nodes. A node's colour is its thickness, blue to red, or grey if that is unknown; a node's
 size on the screen is the cube root of its volume."""
 MARGIN, SMALLEST_NM, SLICE_PIXELS = 1.2, 1_000.0, 500.0
-"""Height of the view as a multiple of the box's extent; minimum extent in nm; pixels of a cross-section."""
+"""Height of the view as a multiple of the box's extent; minimum extent in nm; pixels of this height in a
+cross-section."""
 
 
 class View(NamedTuple):
@@ -50,7 +51,7 @@ class View(NamedTuple):
     def state(self) -> Any:
         """The `neuroglancer.ViewerState`. Raises ConfigError if the library is not installed.
 
-        With ``roots`` or ``properties`` (a list of roots), only the nodes of selected roots are drawn.
+        If the view has ``roots``, or ``properties`` that list roots, only nodes of selected roots are drawn.
         """
         with naming_extras():
             import neuroglancer

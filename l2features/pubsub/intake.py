@@ -26,7 +26,7 @@ MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20
 """Number and total bytes of a subscription's leased messages at which pulling pauses."""
 LONGEST_PAUSE_S, EMPTY_PAUSE_S = 30.0, 0.5
 AWAY_S = 20.0
-"""How long a subscription that did not answer is sent no nacks; its leases expire by themselves."""
+"""How long a subscription is sent no nacks after a failed nack. Its leases then expire instead."""
 JOIN_S = 2.0
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A dead letter: a message with a permanent error as it was received, and the reasons for refusing it."""
+"""A dead letter: a refused message as it was received, and the reasons for refusing it."""
 
 from __future__ import annotations
 

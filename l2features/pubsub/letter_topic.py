@@ -18,7 +18,7 @@ from .topic import ROOM_BYTES, PublishError, Topic
 MAX_ATTRIBUTES, MAX_KEY_BYTES, MAX_VALUE_BYTES = 100, 256, 1_024
 """Pub/Sub's limits for attributes. Keys must not start with ``goog``."""
 LIMIT = 1_000
-"""Default limit on the letters that are listed of a subscription; each stays leased while it is listed."""
+"""Default maximum number of letters in one listing of a subscription. All of them are leased at once."""
 PULL = 10
 """Letters of a subscription that are in memory at once; a letter may have 10 MB."""
 QUIET_S = 5.0
@@ -50,8 +50,8 @@ class LetterTopic(Topic):
 class LetterQueue:
     """A subscription to dead letters, which are listed in the order of delivery.
 
-    Listed letters stay leased until `remove` acknowledges them or `close` nacks them. After a ``kill -9``,
-    listed letters are redelivered when their leases expire. A letter that is refused again stays unchanged.
+    Listed letters stay leased until `remove` acknowledges them, or `close` or the next listing nacks them.
+    After a ``kill -9``, their leases expire and they are redelivered. Letters refused again stay unchanged.
     """
 
     def __init__(self, subscription: Subscription, limit: int = LIMIT) -> None:
@@ -65,7 +65,7 @@ class LetterQueue:
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
         """Yield pairs (name, letter) for the letters whose names begin with one of ``prefixes``, each once.
 
-        Stops after ``limit`` letters. Raises SubscriptionError if Pub/Sub fails.
+        Stops after ``limit`` letters, whatever their names. Raises SubscriptionError if Pub/Sub fails.
         """
         self._nack()
         names: set[str] = set()

@@ -1,7 +1,7 @@
 """A Pub/Sub subscription: pulls messages, extends their leases, acknowledges and nacks them.
 
-Messages are pulled by unary requests, not by a stream: a killed process has only the messages in flight that
-it leased, and Pub/Sub redelivers these when their leases expire.
+Unary requests pull the messages, not a stream, so a process leases only messages that it requested. If it is
+killed, Pub/Sub redelivers its messages when their leases expire.
 """
 
 from __future__ import annotations

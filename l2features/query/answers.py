@@ -144,10 +144,10 @@ def _member_texts(name: str, values: np.ndarray, present: Mask) -> Any:
 
 @cache
 def _short_texts(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Any, npt.NDArray[np.int32]]:
-    """Return the texts of all numbers of a 16-bit ``dtype``, for each place in an array of ``shape``.
+    """Return JSON texts of all numbers of a 16-bit ``dtype``, for each position in an array of ``shape``.
 
-    The texts of one array, joined, are the array as JSON after a colon. Returns a tuple: the table of texts;
-    the index in the table of the first text of each place, shape (prod(shape),).
+    The joined texts of an array's numbers are a colon and the array as JSON. Returns a tuple: a table of
+    texts; the index in the table of each position's first text, shape (prod(shape),).
     """
     numbers = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     texts = _texts(numbers, np.ones(len(numbers), dtype=bool))

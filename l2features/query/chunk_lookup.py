@@ -26,8 +26,8 @@ def read_chunk(
 ) -> ChunkRows:
     """Return the rows of a chunk, with an error if rows may be missing. Raises StoreError.
 
-    PCGL2Cache's tables have no records of chunks, so rows of a chunk without a record come with a note
-    instead of an error.
+    Rows of a chunk without a record come with a note instead of an error, because PCGL2Cache's tables have no
+    records of chunks.
     """
     chunk_id = geometry.chunk_id(chunk)
     ids = as_ids([chunk_id])

@@ -171,7 +171,7 @@ class ChunkLog(Protocol):
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         """Add 1 to the attempt count of each task in ``works`` on a chunk; return the new counts.
 
-        `clear_attempts` sets a count to 0. An attempt that is never cleared has killed or hung its process.
+        `clear_attempts` sets a count to 0. A count stays above 0 if an attempt kills or hangs its process.
         The task ``""`` means the whole chunk; `put_chunk` clears the attempts at this task.
         """
 

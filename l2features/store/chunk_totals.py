@@ -41,7 +41,7 @@ class ChunkTotals:
         n_failed: number of failed chunks.
         failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
-        recent: the `Work` done in the ``window`` that ends with ``newest``, by `interval_of` its time.
+        recent: the `Work` done in the ``window`` that ends with ``newest``, by interval (see `interval_of`).
     """
 
     window: timedelta

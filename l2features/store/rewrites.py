@@ -49,7 +49,9 @@ def read_generation(notes: TableNotes) -> bytes | None:
     except NewerNote:
         raise
     except BadNote as error:
-        logger.warning("%s; results of roots are not stored until a job replaces the note", error)
+        logger.warning(
+            "%s; results of roots are not cached until a job that replaces rows writes a new note", error
+        )
         return None
     if note is None:
         return bytes(16)

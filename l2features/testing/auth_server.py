@@ -1,4 +1,4 @@
-"""A fake authentication service: real TLS on loopback, with the recordings' users and tables."""
+"""A fake authentication service: real TLS on loopback, three fixed users and one fixed table."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def user(number: int, name: str, view: bool, without_terms: bool = False) -> dic
 class AuthServer:
     """A running service; `stop` closes its port, `start` opens it again.
 
-    ``calls`` are the received requests, in the form of the recordings. ``behaviour`` is one of the constants
-    above, or a status with which every request is answered.
+    ``calls`` has a line for each answered request. ``behaviour`` is one of the constants above, or a status
+    with which every request is answered.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
 
     def finish(self) -> None:
-        """Close the connection: the server knows only the socket below its TLS."""
+        """Close the TLS connection: the server closes only the TCP socket that it accepted."""
         self.opened.discard(self.request)
         try:
             super().finish()

@@ -1,4 +1,4 @@
-"""Tests of the reads for versions: a graph's nodes valid at one time, and the roots that changed.
+"""Tests of what versions read from a graph: the nodes valid at one time, and the roots that changed.
 
 The tests of a graph source inherit from `GraphHistorySuite` and define the fixtures ``graph``, ``geometry``
 and ``history``, a `KnownHistory`.
@@ -79,7 +79,7 @@ class GraphHistorySuite:
     def test_boxes_together_have_the_nodes_of_the_grid(
         self, graph: Graph, geometry: Geometry, history: KnownHistory, seed: int
     ) -> None:
-        """Boxes are single chunks, aligned blocks, or arbitrary boxes, which may extend beyond the grid."""
+        """Boxes are single chunks, aligned blocks, or random boxes. Only random boxes exceed the grid."""
         random = np.random.default_rng(seed)
         for ms in random.choice(history.edits_ms, 3).tolist():
             found: dict[int, int] = {}

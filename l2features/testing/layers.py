@@ -39,20 +39,20 @@ BUCKET = "a-bucket"
 
 
 class ChunkLabels(NamedTuple):
-    """The labels of a chunk, in Fortran order, and the counts of its files."""
+    """The labels of a chunk, in Fortran order, and the `FileCounts` of its files."""
 
     labels: np.ndarray
     files: FileCounts
 
 
 def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
-    """Return random labels of shape `SHAPE`, of which no two blocks are equal."""
+    """Return cubes of 4 x 4 x 4 voxels with random labels, shape `SHAPE`, so that all files differ."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
 
 
 def read_whole(volume: Volume, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-    """Return a chunk's labels as one array, and the counts of its files. Raises VolumeError."""
+    """Return a chunk's labels as one array, and the `FileCounts` of its files. Raises VolumeError."""
     slabs, files = [], NO_FILES
     for labels, counts in volume.slabs(chunk, geometry):
         slabs.append(labels.copy(order="F") if isinstance(labels, np.ndarray) else labels.voxels())
@@ -121,7 +121,10 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[dict[str, str]]:
-    """Serve a layer; yield its path for each source: "http(s)", "gs" (with `emulator` set) and "s3"."""
+    """Serve a layer; yield its path by source ("http(s)", "gs", "s3"), and the server's URL ("host").
+
+    "gs" needs STORAGE_EMULATOR_HOST set to this URL.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -74,7 +74,7 @@ class PcgServer:
 
 
 class _Handler(WSGIRequestHandler):
-    """Keeps connections, and sends the body of a response without waiting for the client."""
+    """Turns off Nagle's algorithm, which can delay the body of a response."""
 
     disable_nagle_algorithm = True
 

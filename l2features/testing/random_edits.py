@@ -52,7 +52,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
 
 
 def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int]) -> list[tuple[int, int]]:
-    """Return pairs of nodes of two objects to merge, one pair per chunk; the first pair is of ``nodes``."""
+    """Return pairs of nodes of two objects to merge, one pair per chunk. The first is from ``nodes``."""
     one = int(random.choice(nodes))
     other = int(random.choice([node for node in nodes if graph.roots[node] != graph.roots[one]]))
     sides = [{graph.chunk_id(n): n for n in sorted(graph.nodes[graph.roots[node]])} for node in (one, other)]
@@ -62,7 +62,7 @@ def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int])
 
 
 def _parts(graph: ProofreadGraph, random: np.random.Generator, node: int) -> dict[int, tuple[Ids, Ids]]:
-    """Return two parts of ``node``, and of nodes of the same object in up to two other chunks."""
+    """Return two parts of the supervoxels of each of 1 to 3 nodes: ``node`` and others of its object."""
     others = {
         graph.chunk_id(n): n
         for n in sorted(graph.nodes[graph.roots[node]])

@@ -1,4 +1,4 @@
-"""Reference implementation for rows, value by value: decode their cells, and serve them to a client."""
+"""Reference implementation, value by value: decode the cells of rows, and return rows as clients get them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 
 
 def served(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
-    """Return the attributes of each row in alphabetical order, in served units."""
+    """Return the attributes of each row in alphabetical order, in the units that clients receive."""
     return [_served_row(rows, i, geometry, sorted(set(names))) for i in range(len(rows))]
 
 

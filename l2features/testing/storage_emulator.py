@@ -26,7 +26,7 @@ _CREATING, ROOT = Lock(), Path(__file__).parents[2]
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]
-    """Refuses to replace an object if the request has ``ifGenerationMatch=0``, which the emulator ignores."""
+    """Refuses to replace an object if the request has ``ifGenerationMatch=0``; the base class ignores it."""
 
     def do_POST(self) -> None:
         if parse_qs(urlparse(self.path).query).get("ifGenerationMatch") != ["0"]:

@@ -62,7 +62,7 @@ class Spec:
 
 # ------------------------------------------------------------------ the segmentation
 class Segmentation:
-    """Supervoxels by chunk, and the initial object of each supervoxel."""
+    """Supervoxels by chunk, and the object of each supervoxel. Each object becomes one root of the graph."""
 
     def __init__(self, spec: Spec) -> None:
         from scipy.spatial import KDTree
@@ -185,8 +185,8 @@ class ProofreadGraph:
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
         """Split an object in two.
 
-        ``parts`` maps each node to split to the supervoxels of the two new nodes. The object's other nodes
-        are divided by chunk id.
+        ``parts`` maps each node to split to the supervoxels of the two new nodes. Of the other nodes, those
+        with a chunk id below that of the first node in ``parts`` go to the first new object.
         """
         (old,) = {self.roots[node] for node in parts}
         cut = self.chunk_id(next(iter(parts)))
@@ -227,7 +227,7 @@ class ProofreadGraph:
     def _replace(
         self, old: Sequence[int], parts: Sequence[Ids], roots: Sequence[int], ms: int
     ) -> list[tuple[int, list[Cell]]]:
-        """Replace old nodes of a chunk by new nodes, one for each root; return them with their cells."""
+        """Replace old nodes of a chunk by a new node of each root; return each new node with its cells."""
         chunk_id = self.chunk_id(old[0])
         for node in old:
             self.nodes[self.roots.pop(node)].discard(node)

@@ -133,7 +133,7 @@ class EmUpdater(NamedTuple):
 
 @contextlib.contextmanager
 def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
-    """Run an updater of a new data set of four EM chunks, in emulators, with all files in one folder."""
+    """Run emulators, and an updater of a new data set of four EM chunks; all files are in one folder."""
     with tempfile.TemporaryDirectory() as name, emulators():
         folder = Path(name).resolve()
         crops = make_crops(read_labels(shared, CHUNK_SIZE[2]), CHUNK_SIZE, 4)

@@ -69,7 +69,7 @@ class NodeRows:
 
 @dataclass
 class VersionWriter:
-    """Writes versions in up to ``parts`` files per layout, with row groups of ``group_rows`` rows."""
+    """Writes versions in up to ``parts`` files per `Layout`; row groups have ``group_rows`` rows."""
 
     folder: Folder
     geometry: Geometry

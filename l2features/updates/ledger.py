@@ -1,8 +1,8 @@
 """The state of a message whose parts are computed in parallel, and its form in a Beam runner's state.
 
-A part of a message is its nodes in one chunk of one data set. A message is settled when the message itself
-and each of its parts have been reported. Reports may be repeated and in any order, as in a stream with
-at-least-once delivery.
+A part of a message is its nodes in one chunk of one data set. A message is settled when the decoded message,
+which lists the parts, and a report of each part have arrived. They may arrive repeatedly and in any order, as
+in a stream with at-least-once delivery.
 
 If a streaming job is replaced in place, the new code receives the state that the old code stored. So all
 stored values are plain: tuples, dictionaries, strings, bytes and numbers. Fields are only ever added, at the
@@ -50,9 +50,9 @@ Entry = OpenMessage | Report
 
 
 class Tally(NamedTuple):
-    """Which parts of a message are expected, and which are reported, as bit sets of part numbers in bytes.
+    """The expected and the reported parts of a message, as bit sets of part numbers, stored as bytes.
 
-    ``expected`` is None until the message itself is reported. A tally must be small, because it is read for
+    ``expected`` is None until the decoded message has arrived. A tally must be small: it is read for
     every part.
     """
 
@@ -88,14 +88,14 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
         else:
             reports.setdefault(entry.part, entry)
     if opened is None or not opened.parts <= reports.keys():
-        found = f"{len(reports)} of {len(opened.parts)} parts" if opened else f"{len(reports)} parts only"
-        raise ValueError(f"a message cannot be settled: expected the message and all its parts, got {found}")
+        found = f"{len(reports)} of {len(opened.parts)} reports" if opened else f"{len(reports)} reports only"
+        raise ValueError(f"a message cannot be settled: expected the message and its reports, got {found}")
     outcomes = [*opened.outcomes, *(o for part in sorted(opened.parts) for o in reports[part].outcomes)]
     return opened, settle(outcomes, opened.delivery.last, opened.delivery.overdue)
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return a report of refusal for each part of a message that has no report."""
+    """Return a refusal as the report of each unreported part of a message."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)

@@ -37,7 +37,7 @@ from .lag_history import Pending, UpdateHistory
 WRITE_S, ALIVE_S = 5.0, 60.0
 """Seconds between writes of changed figures, and of unchanged figures as a heartbeat."""
 FLUSH_S, FINISH_S, STORE_DEADLINE_S = 10.0, 1.0, 5.0
-"""Seconds for a flush, for the wait for the final flush, and for a call of a store."""
+"""Seconds after which a flush starts no write, `Flusher.finish` stops waiting, and a store call fails."""
 LAG_MESSAGES, LAG_S = 1000, 3600.0
 """Maximum number of messages, and their maximum age in seconds, from which the lag is computed."""
 FORGOTTEN = timedelta(minutes=10)
@@ -145,8 +145,8 @@ class Recorder:
     def flush(self, now: float | None = None, final: bool = False) -> None:
         """Write the figures that are due; with ``final``, all figures. Errors are logged.
 
-        A call takes up to `FLUSH_S` plus twice a store's deadline. While another call writes, a call returns
-        at once; a final call waits.
+        A call starts no write after `FLUSH_S` seconds. While another call writes, a call returns at once; a
+        final call waits.
         """
         if not self._flushing.acquire(blocking=final):
             return
@@ -252,7 +252,7 @@ class Flusher:
         return self._written.wait(timeout_s)
 
     def _run(self) -> None:
-        """Flush after each `wake`, and once more when later figures are due."""
+        """Flush after each `wake`, and once more `WRITE_S` seconds later, for figures that were not due."""
         again = False
         while True:
             again = self._wake.wait(WRITE_S if again else None)

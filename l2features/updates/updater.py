@@ -1,7 +1,7 @@
 """The updater: decodes messages, divides them into parts by chunk, computes and writes the rows.
 
-The nodes of a chunk are computed together, even if several messages name them. The outcomes of all ids of a
-message settle the message. A row depends only on its id, so messages may be repeated and in any order.
+The nodes of a chunk are computed together, even if several messages name them. A message's verdict follows
+from the outcomes of its ids. A row depends only on its id, so messages may be repeated and in any order.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ class Updater(OpenDatasets):
         return Computed(place, members, result.features, outcomes, result.millis, denied)
 
     def _known(self, place: DatasetChunk, ids: Ids) -> NodeFeatures:
-        """Compute nodes; retry nodes that are missing from the graph, which may lag behind the messages."""
+        """Compute nodes. Retry nodes missing from the graph, because the graph may lag behind messages."""
         source = self._source(place.dataset)
         result = source.compute(place.chunk, ids)
         waits = iter(self._retries.pauses())
@@ -288,7 +288,7 @@ def _stopped(place: DatasetChunk, members: Sequence[Member], error: Exception) -
 
 
 def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcome:
-    """Return the outcome of ids whose computation an error stopped."""
+    """Return the outcome of ids that an error kept from being computed or written."""
     if isinstance(error, L2FeaturesError):
         why = str(error)
     else:

@@ -61,7 +61,8 @@ class _Entry(NamedTuple):
 class Catalog:
     """The versions in a folder. Threads may share a catalog.
 
-    A new version becomes visible within `NUMBERS_S` seconds. Footers, retired roots and manifests are cached.
+    A new version becomes visible within `NUMBERS_S` seconds. Caches manifests, footers of Parquet files, and
+    lists of retired roots (see `manifest`).
     ``most_rows`` and ``most_groups`` limit a lookup, see `VersionReader`. All methods raise VersionError.
     """
 

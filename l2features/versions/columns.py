@@ -1,4 +1,4 @@
-"""The columns of a version's files, derived from the lists of attributes and of measures.
+"""The columns of a version's files, derived from the attributes of nodes and the measures of roots.
 
 A vector has a column for each component: ``rep_coord_nm_x``, ``chunk_intersect_count_lower_x``, ``pca_1_x``
 (the x of the first axis), ``pca_val_1``. Ids and all other integers are signed, because neither Delta Lake
@@ -29,12 +29,12 @@ _COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pca_val": (NUMBERS,),
     "extents_nm": (NUMBERS,),
 }
-"""Suffixes of the components of attributes whose components are not just x, y, z, or lower and upper ends."""
+"""Suffixes of the components, unless they are x, y, z (one dimension) or lower_x to upper_z (two)."""
 _SIGNED = {"u1": "i2", "u2": "i4", "u4": "i8", "u8": "i8"}
 
 
 class ColumnSource(NamedTuple):
-    """An attribute or a measure, and the columns of its components."""
+    """A node's attribute or a root's measure, and the columns of its components."""
 
     name: str
     dtype: np.dtype

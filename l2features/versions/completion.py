@@ -59,7 +59,7 @@ def finished_before(run: Materialization) -> Manifest | None:
 
 
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
-    """Write the folder's URL to the features table, then the manifest; then commit to Delta, if wanted.
+    """Write the folder's URL to the features table, write the manifest, and commit to Delta, if wanted.
 
     Removes unfinished files at the end. Raises OtherJob if another job finished the version. Raises
     VersionError if no node is valid, if rows of the table changed while the version was made, or if a file is
@@ -95,7 +95,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
 
 
 def _close(run: Materialization, manifest: Manifest) -> None:
-    """Commit to Delta, if wanted; then remove unfinished files: until then, a killed job is continued."""
+    """Commit to Delta, if wanted; then remove unfinished files. While any remain, a rerun repeats both."""
     if run.delta:
         commit_version(run.folder, manifest)
     clean(run.folder, manifest)
@@ -130,7 +130,7 @@ def _without(folder: Folder, base: Manifest, plan: Plan) -> Totals:
 def _check_same_rows(run: Materialization, done: Sequence[Written]) -> None:
     """Raise VersionError if the files by root and the files by node have different rows.
 
-    Before that, deletes the records of finished work, so that the next run starts over.
+    Before it raises, deletes the records of finished work, so that the next run starts over.
     """
     sums = {layout: sum(part.digest for part in done if part.layout == layout) for layout in LAYOUTS}
     if len({total % (1 << 64) for total in sums.values()}) > 1:

@@ -1,7 +1,8 @@
-"""A Delta Lake table over the files of fresh versions. A commit lists ``by_root`` files, and rewrites none.
+"""A Delta Lake table over the files of fresh versions, which have no base.
 
-The table is in the folder of all versions. Each commit replaces the files of the previous commit. So readers
-see the last committed version, and can reach older versions by Delta's time travel.
+A commit lists a version's ``by_root`` files, and rewrites none. The table is in the folder of all versions.
+Each commit replaces the files of the previous commit. So readers see the last committed version, and can
+reach older versions by Delta's time travel.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .folders import Folder
 from .manifest import BY_ROOT, Manifest, VersionFile
 
 NUMBER, JOB = "l2features.version", "l2features.job"
-"""Names of a commit's metadata: the version's number, and the run of the job that made it."""
+"""Names of a commit's metadata: the version's number, and the id of the run that made the version."""
 
 
 def check_delta(base: int | None) -> None:

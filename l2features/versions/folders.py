@@ -180,7 +180,7 @@ class Folder:
     def locked(self, path: str) -> Iterator[bool]:
         """Hold a file lock during the block; yield False if another process holds the lock.
 
-        The lock is also released when the process exits. A bucket has no locks, so it is always yielded True.
+        The lock is also released when the process exits. For a bucket, which has no locks, yields True.
         """
         local = self.local
         if local is None:

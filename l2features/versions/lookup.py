@@ -39,7 +39,7 @@ class FoundRows(NamedTuple):
 
 
 class KeyRanges(NamedTuple):
-    """A layer's files of one layout, and the smallest and largest key of each file, shape (files,).
+    """A layer's files of one layout (such as ``by_root``); the smallest and largest key of each, (files,).
 
     The key is the column by which the rows of the layout are sorted first (`KEYS`).
     """
@@ -156,7 +156,7 @@ class VersionReader:
     def _pieces(self, layout: Layout, keys: Int64s, until: float) -> tuple[list[Piece], int]:
         """Return a tuple: the row groups that may have these keys, sorted by smallest key; a number.
 
-        The number is how many row groups with retired roots were read to exclude these roots.
+        The number is how many row groups were read from the files of retired roots.
         """
         candidates, read = list[tuple[int, VersionFile, Int64s]](), 0
         for layer, bounds in enumerate(self._bounds[layout]):
@@ -287,7 +287,7 @@ def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> 
 
 
 def _overlaps(keys: Int64s, low: Int64s, high: Int64s) -> npt.NDArray[np.bool_]:
-    """Return which ranges from ``low`` to ``high``, both included, contain a sorted key, (ranges,)."""
+    """Return which ranges from ``low`` to ``high`` (included) contain any of the sorted keys, (ranges,)."""
     return np.asarray(np.searchsorted(keys, low, "left") < np.searchsorted(keys, high, "right"))
 
 

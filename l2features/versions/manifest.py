@@ -107,9 +107,9 @@ class Manifest(_Model):
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the lists of retired roots, which are files, of the layers after ``layers[layer]``.
+        """Return the files of retired roots in the layers after ``layers[layer]``.
 
-        Rows of these roots in this layer do not belong to the version.
+        Rows of these roots in ``layers[layer]`` do not belong to the version.
         """
         return [file for later in self.layers[layer + 1 :] for file in later.of("retired")]
 

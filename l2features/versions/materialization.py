@@ -44,7 +44,7 @@ from .units import Units, block_grid, block_of
 SETTLED = timedelta(seconds=60)
 """Minimum age of a version's time: clocks differ, and an edit's timestamp precedes the end of its write."""
 TODAY = "today"
-"""The value of --timestamp that means the last midnight, UTC: repeated on that day, a command continues."""
+"""The value of --timestamp that means the last midnight, UTC. A rerun on that day makes the same version."""
 LATEST: Final = "latest"
 """The value of --base that means the newest version, if one exists."""
 RENEWALS = 20
@@ -110,7 +110,7 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
     """Return the version to make. Writes its plan, or continues the plan of an interrupted run.
 
     ``choose_box`` returns the chunks to include, given the grid's shape.
-    Raises ConfigError, GraphError, StoreError or VersionError before any row is read.
+    Raises ConfigError, GraphError, StoreError, VersionError; VolumeError if a graph server cannot be opened.
     """
     dataset, folder = wanted.dataset, Folder(wanted.output)
     check_bigtable(dataset.store)
@@ -119,7 +119,7 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
     with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         geometry = store.geometry()
     if geometry is None:
-        raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested or audited table")
+        raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested table")
     box, base = choose_box(geometry.grid), _base(folder, wanted)
     plan = Plan(
         number=next_number(folder),
@@ -143,10 +143,10 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
 
 
 def _interrupted(folder: Folder, wanted: Plan, latest: bool) -> Plan | None:
-    """Return the newest version's plan if it makes the wanted version and its job was killed in clean-up.
+    """Return the newest version's plan if it is that of the wanted version and unfinished files remain.
 
-    ``latest`` tells that the base was to be the newest version: then the plan may have any base, because the
-    newest version was another one when the job began.
+    With ``latest``, the user requests the newest version as the base. The plan may then have any base: an
+    older version was the newest when the job began.
     """
     number = wanted.number - 1
     plan = read_plan(folder, number) if number else None
@@ -254,7 +254,7 @@ def divided(units: Units) -> Plan:
 
 
 def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
-    """Return the plan with the largest blocks that have `UNIT_ROWS` nodes at most, at ``most`` per chunk."""
+    """Return the plan with the largest blocks that have up to `UNIT_ROWS` nodes, if a chunk has ``most``."""
     block = BLOCK
     while block > 1 and most * block**3 > UNIT_ROWS:
         block //= 2

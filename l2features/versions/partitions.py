@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
 
 DEFAULT_SIZES = Sizes()
 SAMPLED = 16
-"""Every 16th row of a large partition is read to find the ranges in which it is sorted."""
+"""Every 16th key of a large partition is used to divide it into ranges that are sorted one by one."""
 _WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, NODE_ROW.itemsize, dtype=np.uint64)
 
 
@@ -182,7 +182,7 @@ def _batches(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 def _sorted_ranges(parts: Parts, layout: Layout, most: int) -> Iterator[np.ndarray]:
     """Yield the rows in sorted arrays: up to ``most`` rows as one array, more as several of about ``most``.
 
-    The rows of a root are never in two arrays.
+    Rows with the same key (root or node) are in one array.
     """
     counts, keys = 0, list[Ids]()
     for part in parts():

@@ -1,4 +1,4 @@
-"""The folder of a data set's versions, named in the data sets file or else in a note of the table."""
+"""The folder of a data set's versions, named in the data sets file or in a note (a text in the table)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The roots that change from a version to its renewal.
 
 These are the roots that edits retired or made, and the roots with nodes whose missing features were computed
-since. Such a root is treated like an edited root: its old rows are retired, and it is made again.
+since. The latter are treated like edited roots: their old rows are retired, and they are made again.
 """
 
 from __future__ import annotations

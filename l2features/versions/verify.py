@@ -54,7 +54,7 @@ class Findings:
 
 
 class Counts(NamedTuple):
-    """Counts of a layout's rows that belong to the version, and a checksum of each row's root and node."""
+    """Counts of a layout's rows that belong to the version, and one checksum of their roots and nodes."""
 
     rows: int = 0
     missing: int = 0
@@ -67,10 +67,10 @@ class Counts(NamedTuple):
 
 
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
-    """Hash and count every file of a version, also those included from older versions.
+    """Hash every file of a version and count its rows, also files that are included from older versions.
 
     Problems are added to ``found``. ``progress`` receives the number of bytes of each read. Memory does not
-    grow with the version.
+    grow with the version's size.
     """
     intact = True
     for layer in reader.manifest.layers:

@@ -35,7 +35,7 @@ _PROBLEMS = (
 _VOXELS, _FIRST = 1, 2
 """Flags of a word: it belongs to a block's voxels; it is the first word of voxels or of a table."""
 _MOST_VOXELS = 1 << 40
-"""Cap on a block's number of voxels: no file has bits for so many, and their bits do not overflow int64."""
+"""Upper limit of a block's number of voxels. No file has so many, and their total of bits fits into int64."""
 
 
 def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:
@@ -98,9 +98,10 @@ def _check_offsets(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
 
 @compiled
 def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, lengths: np.ndarray) -> int:
-    """Set flags for the voxels and tables of blocks, and lengths (in words) at the first words of voxels.
+    """Set flags for the voxels and tables of blocks; return the index of a problem, or 0.
 
-    Blocks may share voxels or tables. Returns the index of a problem, or 0.
+    ``lengths`` receives the number of words of a block's voxels, at their first word. Blocks may share voxels
+    or tables.
     """
     for block in range(n_blocks):
         start, length = np.int64(words[2 * block + 1]), _length(words, block, voxels)

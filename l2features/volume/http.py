@@ -77,7 +77,7 @@ def _judge(request: Request, answer: requests.Response) -> FileBytes:
 def check_reachable(url: str) -> None:
     """Raise StorageError unless a web server, or the proxy on the way to it, accepts a connection in time.
 
-    Checks only URLs that begin with http:// or https://, after ``middleauth+`` or ``s3://`` if one is there.
+    Checks only http:// and https:// URLs, with or without the prefix ``middleauth+`` or ``s3://``.
     """
     for prefix in ("middleauth+", "s3://"):
         url = url.removeprefix(prefix)

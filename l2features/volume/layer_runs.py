@@ -39,10 +39,10 @@ class LayerRuns:
         self._blocks[..., 0] = -1
 
     def _along(self, axis: int, start: int, stop: int, n: int) -> tuple[int, Places]:
-        """Return a tuple for the box along one axis: the first block; block index and place of each voxel.
+        """Return a tuple for the box along an axis: first block; block and position of each voxel, (n, 2).
 
-        Of the (n, 2) integers, the first is 1 for a voxel in the first block, 2 in the next, ..., and 0 for
-        background; the second is the voxel's position in the block.
+        Blocks are those of compressed_segmentation. A voxel's block is 1 for the box's first block, 2 for the
+        next, ..., and 0 for background. Its position is in the block.
         """
         offset, size, step = (values[axis] for values in self.grid)
         voxels = np.arange(start - offset, start - offset + n)
@@ -79,7 +79,7 @@ class LayerRuns:
         self._n_words += len(words)
 
     def runs(self) -> Iterator[Runs]:
-        """Yield the runs of a few z planes at a time, in shared memory: use each before taking the next."""
+        """Yield runs of a few z planes at a time. They share a buffer: use each before taking the next."""
         x = self._x
         begins = np.flatnonzero(np.diff(x[:, 0], prepend=-1))
         columns = np.column_stack([begins, np.append(begins[1:], len(x)), x[begins]])

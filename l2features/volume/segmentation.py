@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FAIL, BACKGROUND = "fail", "background"
 """Policies for files of 0 bytes."""
 SLAB_THICKNESS = 64
-"""Maximum thickness in voxels along z of a slab that is an array; a slab has at least one layer of blocks."""
+"""Maximum voxels along z of a slab that combines layers of blocks. A thicker layer is a slab of its own."""
 
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]
@@ -100,10 +100,10 @@ class Volume:
         return f"{self.cv_path}: {here} has no files; scales with files: {others}"
 
     def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[Slab]:
-        """Yield the labels of one chunk in slabs along z, in shared memory: use each before taking the next.
+        """Yield the labels of a chunk in slabs along z. They share a buffer: use each before taking the next.
 
-        Labels are 0 beyond the segmentation's bounds. Slabs of compressed_segmentation are thin, and consist
-        of runs. Raises VolumeError, naming the chunk, if the chunk cannot be read or decoded.
+        Labels are 0 beyond the segmentation's bounds. Files of compressed_segmentation become thin slabs of
+        runs. Raises VolumeError, naming the chunk, if the chunk cannot be read or decoded.
         """
         size = np.array(geometry.chunk_size)
         start = geometry.origins([chunk])[0]
@@ -190,7 +190,7 @@ class Volume:
 def _run_slabs(
     grid: Grid, packed: Encoding, start: Any, stop: Any, shape: Triple, files: Iterable[File]
 ) -> Iterator[Slab]:
-    """Yield the files of one z layer of the grid as thin slabs of runs; the first slab has all counts."""
+    """Yield one z layer of the grid as thin slabs of runs; the first slab has the counts of all files."""
     from .layer_runs import LayerRuns
 
     layer, counts = LayerRuns(grid, packed, start, stop, shape), NO_FILES

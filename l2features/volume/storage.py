@@ -1,4 +1,4 @@
-"""Files of a segmentation, fetched: present, missing, forbidden, or an error.
+"""Fetch a segmentation's files, and tell a missing file from refused access.
 
 A 403 means either that access is refused, or that the file is missing from a bucket without list permission.
 A request for a name that cannot exist decides: if it gets a 403 too, the file is missing.
@@ -146,7 +146,7 @@ class Storage(ABC):
 
 
 class LocalStorage(Storage):
-    """A folder on this machine, with files as they are or compressed with a suffix such as .gz."""
+    """A folder on this machine. Its files may be compressed, with a suffix such as .gz."""
 
     threads = 1
 

@@ -81,7 +81,7 @@ def test_an_emulator_that_dies_ends_all(up: Up) -> None:
     status, error = up.finish()
     assert status == 1
     assert error.startswith(f"error: bigtable was ended by SIGKILL: see {up.folder}/logs/bigtable.log\n")
-    assert error.endswith("all others were stopped\n")
+    assert error.endswith("all other services were stopped\n")
     assert up.leftovers() == []
 
 

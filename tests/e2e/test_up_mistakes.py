@@ -111,7 +111,7 @@ def test_a_folder_with_other_files(tmp_path: Path, taken_port: int, name: str) -
     assert run(tmp_path, "--api-port", taken_port) == (
         2,
         f"error: {tmp_path} has other files ({Path(name).parts[0]}): expected a new or empty "
-        "folder, or that of an earlier `l2features up`\n",
+        "folder, or the folder of an earlier `l2features up`\n",
     )
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == "precious"

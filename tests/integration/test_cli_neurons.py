@@ -213,7 +213,7 @@ def test_an_export_says_which_chunks_lack_nodes(config: Path, tmp_path: Path) ->
     assert done.exit_code == 1
     assert "chunk 2,1,1 of data set 'sample' failed: cannot read it\n" in done.stderr
     assert (
-        "error: the file may lack nodes of 1 of 12 chunks: ingest these chunks, then export again\n"
+        "error: the file may lack nodes of 1 of 12 chunks: run `l2features ingest`, then export again\n"
         in done.stderr
     )
     assert len(pq.read_table(file)) == len(nodes_of(config))

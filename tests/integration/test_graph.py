@@ -165,7 +165,7 @@ def test_supervoxels_that_the_table_does_not_know(recordings: Recordings, times:
     nothing = map_supervoxels(graph, geometry, chunk, as_ids([]), time)
     assert (len(nothing.l2_ids), nothing.orphans, nothing.errors) == (0, 0, ())
     with pytest.raises(
-        GraphError, match=r"chunk 0,0,0: \d+ is not a supervoxel id: expected an id of layer 1"
+        GraphError, match=r"chunk 0,0,0: the segmentation has id \d+: expected supervoxels, of layer 1"
     ):
         graph.l2_ids(geometry, Chunk(0, 0, 0), as_ids([V2.chunk_id(0, 0, 0) + 1]), time)
 

@@ -117,7 +117,7 @@ def test_the_arguments_of_pcgl2cache(
     assert ran.stdout.startswith("8 of 8 chunks done: ")
     values = f"cv_path: {path}, l2cache_id: l2cache_by_hand, graph: graphene, store: {STORE_URL}"
     entry = f"l2cache_by_hand: {{{values}}}"
-    assert f"as an entry of a data sets file, for other commands: {entry}\n" in ran.stderr
+    assert f"for other commands, put this entry in a data sets file: {entry}\n" in ran.stderr
     config = tmp_path / "datasets.yml"
     config.write_text(entry)
     assert "8/12 chunks done" in run("status", "l2cache_by_hand", "--config", config).stdout

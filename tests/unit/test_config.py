@@ -194,9 +194,9 @@ def test_a_graph_server_needs_its_volume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "expected data sets, <name>: {cv_path"),
-        ("- a\n- b\n", "expected data sets, <name>: {cv_path"),
-        ("just text", "expected data sets, <name>: {cv_path"),
+        ("", "has no data sets: expected <name>: {cv_path"),
+        ("- a\n- b\n", "has no data sets: expected <name>: {cv_path"),
+        ("just text", "has no data sets: expected <name>: {cv_path"),
         ("a: [unclosed", "not YAML: line 1, column 13: expected ',' or ']', but got '<stream end>'"),
         ("a: !!python/object/apply:os.mkdir [x]", "not YAML"),
         (

@@ -63,7 +63,7 @@ class CaveGraph(BigtableGraph):
         return {root: int(value) for root, value in cells}
 
     def logged_roots(self, start: datetime, end: datetime) -> Ids:
-        """Return the roots that operations logged from ``start`` to ``end`` made."""
+        """Return the roots made by operations that were logged from ``start`` to ``end``."""
         from ...graph.operation_log import logged_roots
 
         return logged_roots(self._read, start, end)

@@ -1,4 +1,4 @@
-"""PyChunkedGraph's HTTP API for reading, as a WSGI application; it belongs at ``/segmentation``."""
+"""PyChunkedGraph's HTTP API for reading, as a WSGI application to mount at ``/segmentation``."""
 
 from __future__ import annotations
 

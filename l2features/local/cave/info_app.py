@@ -1,7 +1,6 @@
-"""CAVE's info service, as a WSGI application; it belongs at ``/info``.
+"""CAVE's info service, as a WSGI application to mount at ``/info``.
 
-Clients derive every URL from ``local_server`` in the description of a data stack. It is the origin of the
-request.
+Clients derive every URL from a data stack's ``local_server``, which is the origin of their request.
 """
 
 from __future__ import annotations

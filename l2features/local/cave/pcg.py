@@ -31,7 +31,7 @@ class NotFound(LookupError):
 
 
 class Pcg:
-    """Content of responses about one graph; ``info`` is the served info. All methods raise GraphError."""
+    """Content of responses about one graph; ``info`` is from `served_info`. All methods raise GraphError."""
 
     def __init__(self, graph: CaveGraph, info: dict[str, Any]) -> None:
         self.graph, self.info = graph, info
@@ -109,8 +109,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``; 0 if there is none.
 
-        The search goes up from all ids at once, parent by parent. As in PyChunkedGraph, it also ends if no
-        node below ``layer`` that it has reached has a parent. Then it returns these nodes instead of 0.
+        The search goes up one parent at a time, for all ids together. As in PyChunkedGraph, it stops when
+        none of the nodes below ``layer`` has a parent, and returns these nodes instead of 0.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -178,8 +178,8 @@ class Pcg:
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:
         """Return the graph of predecessors and successors of roots, in networkx's node-link format.
 
-        ``links`` is the key of the edges. Predecessors are followed up to roots made before ``past``,
-        successors up to roots made after ``future``. Raises NotFound for an unknown root.
+        ``links`` is the key of the edges. Predecessors of a root made before ``past`` are not followed, nor
+        successors of a root made after ``future``. Raises NotFound for an unknown root.
         """
         known: dict[int, RootHistory] = {}
         edges: dict[tuple[int, int], None] = {}

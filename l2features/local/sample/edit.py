@@ -72,14 +72,14 @@ class SampleEditor:
         raise GraphError(f"graph {self.table.url}: nothing left to {kind}")
 
     def _write(self, edit: Edit) -> None:
-        """Write the cells of an edit, and the status of its operation before and after."""
+        """Write an edit's cells, and log the operation's status before and after the cells."""
         self.table.put(edit.log(OperationStatus.CREATED, edit.ms))
         self.table.put(edit.log(OperationStatus.WRITE_STARTED, milliseconds(datetime.now(UTC))))
         self.table.put(edit.cells)
         self.table.put(edit.log(OperationStatus.SUCCESS, milliseconds(datetime.now(UTC))))
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Merge two objects by two of their nodes in a chunk; None if a chunk has fewer than two objects."""
+        """Merge two nodes of a chunk and their objects; None if the chunk has fewer than two objects."""
         roots = self.table.roots(self._graph.nodes(self.geometry, chunk, now))
         if len(set(roots.values())) < 2:
             return None
@@ -96,9 +96,9 @@ class SampleEditor:
         return replace(edit, cells=(*edit.cells, fake_edge_cell(chunk_id, edge, edit.ms)))
 
     def _split(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Split a node of a chunk, and its object into the parts that only this node connects.
+        """Split an object in two by splitting one of its nodes in a chunk.
 
-        Returns None if no node of the chunk can be split so.
+        Returns None if no node of the chunk connects parts of its object that are otherwise separate.
         """
         nodes = self.table.newest(self._graph.nodes(self.geometry, chunk, now), CHILDREN)
         divisible = as_ids([node for node, pieces in nodes.items() if len(pieces) > 1])

@@ -47,7 +47,7 @@ def check_config(directory: Path, sample: Sample) -> None:
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raise ConfigError for a directory with files that neither this sample nor `l2features up` wrote.
+    """Raise ConfigError for a directory with other files than this sample's, unless `l2features up` made it.
 
     A segmentation counts as this sample's if its info is ``info``, even if it is not complete.
     """
@@ -60,13 +60,13 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
     if segmentation.exists() and not _is_info(segmentation / "info", info):
         others.add(segmentation.name)
     if others:
-        raise ConfigError(others_in(directory, others, "that of this sample"))
+        raise ConfigError(others_in(directory, others, "this sample's folder"))
 
 
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
     """Return the error message for a folder with unexpected files, ``names``.
 
-    ``expected`` says which folder to use instead, besides a new or empty one.
+    ``expected`` names the only folder with files that is accepted.
     """
     found = ", ".join(sorted(names)[:3])
     return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"

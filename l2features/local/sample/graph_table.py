@@ -24,7 +24,7 @@ from ..progress import progress_bar
 from .graph_cells import CHILDREN, CROSS_EDGES, EDGE_FAMILY, LAYER_SHIFT, PARENTS, Cell
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
-"""When the nodes of every sample become valid; a sample is ingested at this time."""
+"""Creation time of the first nodes of every sample, and the timestamp of its ingest."""
 TIMESTAMP = format_time(MADE)
 OPERATIONS = b"ioperations"
 ROOT_STEP = 256
@@ -205,5 +205,5 @@ def check_format(url: str, found: bytes) -> None:
     if found != FORMAT:
         raise ConfigError(
             f"graph {url}: a sample of format {found.decode(errors='replace')}, expected {FORMAT.decode()}: "
-            "delete the table and write the sample again, or choose another"
+            "delete the table and write the sample again, or choose another table"
         )

@@ -15,7 +15,7 @@ class Touching:
     def __init__(self, grid: Triple) -> None:
         self.grid = grid
         self._faces: dict[tuple[int, Chunk], Labels] = {}
-        """By axis and chunk: the plane of labels just before the chunk along the axis."""
+        """By axis and chunk: the last plane of labels of the chunk's lower neighbour along the axis."""
         self._pairs: list[Ids] = []
 
     def add(self, chunk: SampleChunk) -> None:

@@ -13,7 +13,7 @@ from .wire import ABSENT, Bytes, field
 CELL = np.dtype(
     [("id", np.uint64)] + [(name, np.int64) for name in ("name", "name_end", "value", "value_end", "time")]
 )
-"""A cell: its row's id, start and end of qualifier and value in the heap, and its time in microseconds."""
+"""A cell: its row's id; start and end of its qualifier and value in ``heap``; its time in microseconds."""
 
 
 @embedded
@@ -29,7 +29,7 @@ def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
 def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, heap: Bytes) -> int:
     """Add the cell chunk ``c``, of any column, to the current row; its qualifier and value go to the heap.
 
-    Returns `OK` or `DISORDER`.
+    Returns `DISORDER` if ``c`` may not follow the previous cell chunk, else `OK`.
     """
     if not continues(data, c, s):
         return DISORDER
@@ -86,7 +86,7 @@ def decode_any(
 ) -> int:
     """Decode ReadRows messages like `readrows.decode`, but accept cells of any column and length.
 
-    The cells are written to ``cells``, their qualifiers and values to ``heap``.
+    ``cells`` receives the cells; ``heap`` receives the bytes of their qualifiers and values.
     """
     s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT

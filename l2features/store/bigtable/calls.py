@@ -47,7 +47,7 @@ class _Client(BigtableDataClient):
     """Google's client with other gRPC channel options; see docs/decisions/bigtable-client.md.
 
     The client reconnects to a lost server after a second at most, instead of backing off further. The thread
-    that waits for a stream's messages also receives them, which is about twice as fast as a second thread.
+    that waits for a stream's messages also receives them. A second thread would take about twice as long.
     """
 
     def _build_grpc_channel(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,7 +107,7 @@ def is_transient(error: BaseException) -> bool:
 def unavailable(error: BaseException) -> bool:
     """Return whether an error of a Google client, or one of its causes, is transient.
 
-    The service is then down or busy, or denies access.
+    The service is then down, is busy, or refuses access for now.
     """
     return any(map(is_transient, causes(error))) or transient.has_transient_cause(error)
 

@@ -236,8 +236,8 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of these attributes in rows of nodes.
 
-    For all attributes, the filter does not name the family: Bigtable's emulator would take a seventh longer.
-    Rows of nodes have a single family, and the decoder would skip others.
+    For all attributes, the filter does not name the family: a named family makes reads in Bigtable's emulator
+    take a seventh longer. Rows of nodes have a single family, and the decoder would skip others.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 
@@ -269,5 +269,5 @@ def attempts_only() -> RowFilter:
 
 
 def _columns(run: Sequence[str]) -> RowFilter:
-    """Return the filter for columns of `FAMILY` from the first of ``run`` to the last; all if it is empty."""
+    """Return the filter for `FAMILY`'s columns from first to last of ``run``; for all if ``run`` is empty."""
     return ColumnRangeFilter(FAMILY, *(name.encode() for name in (*run[:1], *run[-1:])))

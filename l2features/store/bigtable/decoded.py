@@ -81,7 +81,7 @@ def _table_of(columns: Columns) -> Table:
 
 
 def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
-    """Return offset and size of a field in bytes; (0, 0) without fields."""
+    """Return offset and size of a field in bytes; (0, 0) if ``fields`` is empty."""
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 

@@ -21,7 +21,7 @@ P = TypeVar("P", bound=Part)
 
 @dataclass
 class GoogleRead(Generic[P]):
-    """One ReadRows request that Google's client sends and retries, with the methods of `RowsRead`.
+    """One ReadRows request that Google's client sends and retries. It has the methods of `RowsRead`.
 
     ``until`` is the deadline by `time.monotonic`.
     """

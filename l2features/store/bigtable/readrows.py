@@ -1,9 +1,9 @@
 """Compiled code that assembles the rows of a ReadRows stream; `decoded` calls it.
 
-A stream is a sequence of protocol buffers, ``ReadRowsResponse``, which hold cell chunks. A cell chunk without
-a row key, a family or a qualifier has the same as the previous cell chunk. A value may span several cell
-chunks. A row is valid once a cell chunk commits it; a cell chunk that resets the row discards it. Cell chunks
-may follow one another in the orders that Google's client accepts.
+A stream is a sequence of protocol buffers, ``ReadRowsResponse``, which hold cell chunks. A cell chunk that
+lacks the row key, the family or the qualifier has that of the previous cell chunk. A value may span several
+cell chunks. A row is valid once a cell chunk commits it; a cell chunk that resets the row discards it. Cell
+chunks may follow one another in the orders that Google's client accepts.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def start_place(c: Any, s: Any) -> None:
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
-    """Start a cell and find its column; -1 for an unknown column and for an older version of a cell."""
+    """Start a cell; set ``s.column``, to `ABSENT` for an unknown column or an older version of a cell."""
     if s.key == ABSENT:
         s.bad, s.newest = ABSENT, 0
         seen[:] = False
@@ -251,7 +251,8 @@ def decode(
 ) -> int:
     """Decode the messages in ``data`` that end at ``ends``; write the rows to ``out``.
 
-    Returns `OK`, `MALFORMED`, `DISORDER` or `BAD_CELL`, with details in ``state`` (1,), dtype `STATE`.
+    Returns `OK`, `MALFORMED` (a field cannot be parsed), `DISORDER` (a cell chunk may not follow the previous
+    one) or `BAD_CELL` (a cell has the wrong length). ``state`` (1,), dtype `STATE`, has the details.
     ``chunk`` (1,), dtype `CHUNK`, is a buffer for the current cell chunk.
     """
     s, c = state[0], chunk[0]

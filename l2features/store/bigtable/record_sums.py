@@ -25,9 +25,9 @@ _NUMBERS, _REST = ("format", "nodes", "orphans"), ("reason", "files", "saturated
 
 
 class _Sums(NamedTuple):
-    """Numbers of nodes by done chunk, the sum of orphans, and pairs (record, number of chunks).
+    """The number of nodes of each done chunk, the sum of orphans, and pairs (record, number of chunks).
 
-    The record of a pair has the counts of files and of saturated nodes that these chunks have in common.
+    All chunks of a pair have the same counts of files and of saturated nodes: those in the pair's record.
     """
 
     nodes: list[int]
@@ -83,7 +83,7 @@ def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
 
 
 def _record(end: bytes, where: str) -> ChunkRecord:
-    """Return a record with 0 nodes and orphans whose text has this end, from the value of the reason on.
+    """Return the record whose text after ``"reason":`` is ``end``, but with 0 nodes and 0 orphans.
 
     Raises ValueError or StoreError for text that this version does not write.
     """

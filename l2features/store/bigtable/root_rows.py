@@ -26,7 +26,7 @@ from .row_arrays import AnyCells
 
 ROOT_PREFIX, SEGMENT_PREFIX = b"root_", b"segment_"
 WRITE_BYTES = 10_000_000
-"""Maximum bytes of values in one bulk mutation; a larger value has a mutation of its own."""
+"""Maximum bytes of values in one bulk mutation."""
 
 
 def keys_of(prefix: bytes, ids: Ids) -> list[bytes]:

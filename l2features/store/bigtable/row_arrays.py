@@ -97,7 +97,7 @@ class AnyCells(Part):
 
 
 def features_of(decoded: Decoded) -> Rows:
-    """Return rows that were decoded with `FEATURE_COLUMNS` as `Rows`."""
+    """Return the `Rows` of a stream that was decoded with `FEATURE_COLUMNS`."""
     rows = Rows(decoded.records.view(FEATURES).reshape(len(decoded.ids)), decoded.present)
     rows.features["label"] = decoded.ids
     set_flags(rows)

@@ -34,7 +34,7 @@ LEAST_KEYS, BATCH_KEYS = 500, 2_500
 COMPILED = find_spec("numba") is not None
 """Whether streams are decoded by compiled code; otherwise Google's client decodes them."""
 CONCURRENT = 4
-"""Maximum batches in flight at once, over all calls of one store."""
+"""Maximum batches in flight, over all calls of one store. A call's only batch is not counted."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 _GRACE_S = 0.2
 KEPT_FILTERS = 64
@@ -223,7 +223,7 @@ class Connection:
         """Yield the rows of each batch of key ranges; the batches come in no particular order.
 
         Each batch becomes one request. A batch must not be empty, and its ranges must ascend and not overlap.
-        `CONCURRENT` requests run at once, and must be answered within ``deadline_s`` together.
+        Requests run in groups of `CONCURRENT`; each group must be answered within ``deadline_s``.
         ``decode`` is a result of `rows_of` or `cells`.
         """
         turn = threading.Lock()

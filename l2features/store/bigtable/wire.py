@@ -28,7 +28,7 @@ CHUNK = np.dtype(
         )
     ]
 )
-"""A cell chunk: positions of its fields' bytes, or numbers. Family or qualifier may be `ABSENT`."""
+"""A cell chunk: start and end of fields of bytes, values of others. Family or qualifier may be `ABSENT`."""
 
 
 @embedded

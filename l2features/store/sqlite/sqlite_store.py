@@ -91,7 +91,7 @@ class SqliteStore(Store):
         return None if row is None else str(row[0])
 
     def _one(self, table: str, query: str, parameters: Sequence[Any]) -> Any:
-        """Return the row that a query finds in an SQL table of the whole file; None if it finds none."""
+        """Return a query's first row from ``table``, which all tables of the file share; None if no row."""
 
         def find(db: sqlite3.Connection, _: TableFormats) -> Any:
             self._check_table(db)
@@ -129,7 +129,7 @@ class SqliteStore(Store):
         return _select(rows.take(np.argsort(rows.ids)), names)
 
     def _rows(self, source: str, parameters: Sequence[Any]) -> Rows:
-        """Return the rows of an SQL source, in any order."""
+        """Return the rows of nodes that ``source``, the SQL after FROM, selects, in any order."""
 
         def find(db: sqlite3.Connection, formats: TableFormats) -> tuple[list[bytes], int, Formats]:
             known = formats.records
@@ -206,7 +206,7 @@ class SqliteStore(Store):
     ) -> dict[int, Any]:
         """Return the values of a column by chunk id, for the chunks that meet ``condition``.
 
-        Returns none if the format of chunk records is older than ``since``.
+        Returns no values if the format of chunk records is older than ``since``.
         """
         query = (
             f"SELECT chunks.id, {column} FROM json_each(?) AS wanted "
@@ -294,7 +294,7 @@ class SqliteStore(Store):
     def _read_table(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of a query. Raises StoreError if the table is missing.
 
-        SQL tables that the first write creates may still be missing.
+        ``query`` must allow for missing SQL tables of `root_tables`, which their first write creates.
         """
 
         def run(db: sqlite3.Connection, _: TableFormats) -> T:
