@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot declare: the README, which the folders of images lack."""
+"""An optional README, which pyproject.toml cannot declare. Image builds do not copy the README."""
 
 from pathlib import Path
 

@@ -40,11 +40,11 @@ COMPILE = (
     "from l2features.store.bigtable import decoded; decoded.warm_up()",
     "from l2features.neurons import branches; branches.warm_up()",
 )
-"""Each compiles one package: processes that compile the same functions at once spoil the cache."""
+"""Each program compiles one package: processes that compile the same functions at once spoil the cache."""
 COLLECT = ("-m", "pytest", "--collect-only", "-qq", "-n0")
-"""Compiles the tests in a new checkout, which each of the workers would do at the same time.
+"""Arguments that compile the tests of a new checkout once, instead of in every worker.
 
-With workers of its own, as by PYTEST_ADDOPTS, it would run itself without end.
+Without ``-n0``, workers from PYTEST_ADDOPTS would make it start itself without end.
 """
 JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """The Pub/Sub emulator lives for minutes: compiling it well takes more than it saves."""
@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile kernels, modules and tests once, not in each of the many processes that the tests start.
 
     A process that runs no test needs no fixtures either, whose imports take seconds.
-    Examples of hypothesis have no time limits, which fail any of them on a loaded machine.
+    Hypothesis examples have no deadline, because any of them may be slow on a loaded machine.
     """
     for profile, examples in EXAMPLES.items():
         settings.register_profile(
@@ -88,7 +88,7 @@ def pytest_xdist_node_collection_finished() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """End the compilation where no worker got as far as a test."""
+    """Kill compilations that still run, because no worker reached a test."""
     for process in COMPILING:
         process.kill()
         process.wait()

@@ -29,12 +29,12 @@ SIZES = {"desktop": (1024, 800), "phone": (390, 844)}
 DRAWN = "document.querySelectorAll('.uplot canvas').length === 4 && state.sample && state.map"
 KNOWN = "typeof state === 'undefined' || (state && (state.progress || state.problem))"
 IMPATIENT = {"L2CACHE_GRACEFUL_TIMEOUT_S": "5"}
-"""A server waits so long at its end for connections on which Chromium has sent nothing."""
+"""How long a stopping server waits for connections on which Chromium has sent nothing."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of a table amid an ingest, of one without anything, and of one that is missing."""
+    """A server of three tables: one during an ingest, an empty one, and a missing one."""
     folder = tmp_path_factory.mktemp("served")
     config = with_others(busy_table(folder))
     with Server(config, IMPATIENT) as server:
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def with_others(config: Path) -> Path:
-    """Add data sets whose table is gone, and empty."""
+    """Add a data set whose table is missing, and one whose table is empty."""
     entries: dict[str, Any] = json.loads(config.read_text())
     entry = entries[DATASET]
     entries |= {name: {**entry, "l2cache_id": f"l2cache_{name}"} for name in ("gone", "empty")}

@@ -27,10 +27,10 @@ from tests.support.local_stack import NO_SUCH_PROXY, Up, up
 
 __all__ = ["up"]
 THICK_NM = 300.0
-"""Thickness of the reddest nodes, as the link's shader has it."""
+"""Thickness at the upper end of the link shader's colour map."""
 SKELETON = "#ff00ff"
 PLAIN = {"showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False}
-"""What the state of the test adds, so that only nodes and skeletons are coloured."""
+"""Options that the test adds to the state, so that only nodes and skeletons are coloured."""
 SOON_S, LEAST = 60.0, 5
 BUILD = "the viewer is not built: npm ci --prefix viewer --ignore-scripts && npm run build --prefix viewer"
 
@@ -143,7 +143,7 @@ def wait_for_root(browser: Browser, colours: dict[int, np.ndarray]) -> np.ndarra
 
 
 def check_hovering(browser: Browser, stack: Stack, view: np.ndarray, colours: dict[int, np.ndarray]) -> None:
-    """The properties of a node are shown where the mouse points at it; some nodes have the same colour."""
+    """Hovering over a node shows its properties. Any node of nearly the same colour is accepted."""
     colour = max(colours.values(), key=lambda one: len(places_of(view, one)))
     alike = [node for node, own in colours.items() if abs(own.astype(int) - colour).max() <= 8]
     places = places_of(view, colour)

@@ -48,7 +48,7 @@ sys.addaudithook(hook)
 
 @pytest.fixture(scope="module")
 def deadly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where there is this file, processes of the cluster end when they open one named `KILLS`."""
+    """While this file exists, processes of the cluster end when they open the file `KILLS`."""
     return tmp_path_factory.mktemp("deadly") / "file"
 
 
@@ -153,7 +153,7 @@ def test_kill_9_of_a_worker(cluster: DaskCluster, slow_sample: Path) -> None:
 
 
 def test_the_next_job_connects_again(cluster: DaskCluster) -> None:
-    """A connection that was lost after a job is closed, and has no further use."""
+    """A job's connection is closed at its end; the next job opens a new one."""
     job: Any = SimpleNamespace(warm_up=int, open_worker=int)
     with closing(DaskWorkers(cluster.address)) as workers:
         for _ in range(2):
@@ -163,7 +163,7 @@ def test_the_next_job_connects_again(cluster: DaskCluster) -> None:
 
 @contextmanager
 def after(condition: Callable[[], bool], do: Callable[[], object]) -> Iterator[None]:
-    """Do something beside the block once a condition holds."""
+    """Do something in a thread, while the block runs, once a condition holds."""
 
     def wait() -> None:
         wait_until(condition, 60)

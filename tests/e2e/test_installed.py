@@ -92,7 +92,7 @@ def test_every_module_is_found(published: Published, installed: Installed) -> No
 
 
 def test_from_a_sample_to_its_features(installed: Installed, undisturbed: Path) -> None:
-    """The commands of a newcomer; the table is that of the checkout."""
+    """The commands of a newcomer make the same table as the checkout's code."""
     installed.run("l2features", "sample", "sample", "--grid", "3,2,2", "--chunk-size", "32,32,16")
     config = "sample/datasets.yml"
     data = ["--config", config, "--dataset", "sample", "--workers", "1"]

@@ -106,7 +106,7 @@ def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> 
 
 
 def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[Step]]) -> None:
-    """The command itself, which here finds what it compiled before."""
+    """The image's own command runs. Here its kernels may be compiled already."""
     (compiling,) = [s.rest for s in targets["jobs"] if s.word == "RUN" and s.rest.startswith("python")]
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], check=True)
     assert environment(targets["jobs"])["NUMBA_CPU_NAME"] == "generic"
@@ -129,7 +129,7 @@ def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
 
 
 def test_the_definition_for_apptainer_has_the_same_steps(targets: dict[str, list[Step]]) -> None:
-    """Those for users differ: Apptainer runs as the caller, so everyone may write to the cache."""
+    """Only the steps about users differ: Apptainer runs as the caller, so everyone may write to the cache."""
     steps, text = targets["jobs"], (ROOT / "deploy" / "apptainer" / "jobs.def").read_text()
     head, *parts = re.split(
         r"^%(\w+)\n", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE

@@ -119,7 +119,7 @@ def segment(undisturbed: Path) -> Segment:
 
 
 def test_it_is_small_and_quickly_imported(light: Light) -> None:
-    """The time is that of the processor, which other processes do not change; the first run compiles."""
+    """CPU time counts, as other processes do not change it. The first run compiles and is left out."""
     times = [light.run("python", "-c", IMPORT).stdout.split() for _ in range(4)][1:]
     wall, cpu = (min(map(float, column)) for column in zip(*times, strict=True))
     print(f"light installation: {light.bytes / 1e6:.0f} MB, import {cpu:.2f} s of processor, {wall:.2f} s")

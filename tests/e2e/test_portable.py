@@ -20,7 +20,7 @@ from tests.support.recorder import IS_SENT, LOADS, READS
 
 
 class Recorded(NamedTuple):
-    """A line of `recorder`."""
+    """A line that `tests.support.recorder` wrote."""
 
     process: int
     parent: int
@@ -84,7 +84,7 @@ def test_a_missing_worker_pool_or_job_service(
 
 
 def test_what_a_failure_ends_with() -> None:
-    """A worker's error comes as text, with its traceback in that of the job service."""
+    """The job service's text has its own traceback, then the worker's, and the worker's error last."""
     inner = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\n    ^^^\n'
     error = "l2features.core.errors.StoreError: table: gone: [Errno 2] [while running 'Write']"
     text = f"Pipeline job failed in state FAILED: Error.\n{inner}RuntimeError: {inner}{error}\n"

@@ -1,8 +1,8 @@
 """Chunks and messages that kill their worker, through Beam's portability layer.
 
-Beam's local job service neither repeats a bundle nor lives on without its worker, as Dataflow does: the job
-fails. So it is submitted again, which to the store is what a repeated bundle is. Attempts before the last one
-are counted beforehand, as by workers that died.
+Unlike Dataflow, Beam's local job service neither repeats a bundle nor survives its worker's death: the job
+fails. So it is submitted again, which looks to the store like a repeated bundle. All attempts but the last
+are counted beforehand, as if workers had died.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOST = ("a worker is lost", "Channel closed prematurely")
 
 @pytest.fixture
 def deadly(cluster: Cluster, sample: Path, undisturbed: Path) -> Iterator[Path]:
-    """A file of the segmentation, of one chunk, at which workers die; returns the file that marks it."""
+    """Workers die when they read the file of chunk `DEADLY`, as long as the returned file exists."""
     geometry = open_sample(undisturbed)[1]
     corners = zip(geometry.origins([DEADLY])[0].tolist(), geometry.chunk_size, strict=True)
     bounds = "_".join(f"{start}-{start + size}" for start, size in corners)

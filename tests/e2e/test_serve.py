@@ -35,7 +35,7 @@ SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/dat
 # ------------------------------------------------------------------ l2features serve
 @pytest.fixture
 def serving(undisturbed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command after its greeting, and the greeting."""
+    """A running command that has printed its greeting, and this greeting."""
     environment = {**os.environ, "PCGL2CACHE_URL_PREFIX": "/my/cache/", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "l2features.cli", "serve", str(undisturbed)]
     with (tmp_path / "log").open("w") as log:
@@ -136,7 +136,7 @@ def test_serve_a_file_in_a_bucket(undisturbed: Path, monkeypatch: pytest.MonkeyP
 def test_serve_a_file_that_disappears_before_the_server_reads_it(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command reads it, the server that replaces it does not find it; no process is left."""
+    """The command finds the file; the server that replaces the command does not. No process is left."""
     files = {"l2/datasets.yml": in_a_bucket(undisturbed)}
     with bucket_of(lambda name: files.pop(name, None)) as url:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)

@@ -46,7 +46,7 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 class Running:
     """An updater process, and the table in ``folder`` that it writes: a copy, or an existing one.
 
-    A copy onto a file that this process has open would end its locks, and so tear its connections.
+    Copying onto a file that this process has open would drop its locks and break its connections.
     """
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:

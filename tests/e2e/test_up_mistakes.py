@@ -42,7 +42,7 @@ def test_without_a_cloud_sdk_it_says_how_to_get_one(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only Google Cloud SDK, by what is in it."""
+    """A folder with the files of a Google Cloud SDK, the only one that is found."""
     sdk = tmp_path / "sdk"
     for name in ("bin/gcloud", *(f"platform/{program.in_platform}" for program in (BIGTABLE, PUBSUB))):
         (sdk / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tmp/a.csv", "logs/api.log", "up-tmp-a/b", "segmentation/info", "a"])
 def test_a_folder_with_other_files(tmp_path: Path, taken_port: int, name: str) -> None:
-    """It is refused, and stays as it is; the port is so that it ends in any case."""
+    """The folder is refused and stays unchanged. The port is taken, so the command ends in any case."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
     assert run(tmp_path, "--api-port", taken_port) == (

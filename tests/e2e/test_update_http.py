@@ -27,7 +27,7 @@ COMPLETE = "196 nodes expected: 196 present (0 of them marked empty), 0 missing"
 
 @pytest.fixture(scope="module")
 def recorded(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recordings]:
-    """The recordings, and a server of their graph that has no table."""
+    """The recordings, and a server that serves their graph without a table."""
     folder = shared("cave")
     recorded = Recordings(folder, tmp_path_factory.mktemp("layers"))
     command = [
@@ -46,7 +46,7 @@ def recorded(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 
 def test_the_server_answers_as_the_recorded_one(recorded: Recordings) -> None:
-    """Ids in the same order, nodes of a chunk and leaves in any."""
+    """L2 ids of supervoxels come in the same order; leaves and a chunk's nodes may come in any."""
     compared = 0
     for line in (recorded.folder / "graphene.jsonl").read_text().splitlines():
         exchange = json.loads(line)
@@ -84,7 +84,7 @@ FORMS = (
     "api/v1/fixture_v2",
     "api/v1/table/fixture_v2/",
 )
-"""Forms of the path of a graph's server, of which it answers only ``table/…/info`` and ``api/v1/table/…``."""
+"""Forms of a graph server's path. The server answers only ``table/…/info`` and ``api/v1/table/…``."""
 
 
 @pytest.mark.parametrize("form", FORMS)

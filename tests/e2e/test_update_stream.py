@@ -37,7 +37,7 @@ LONGEST_S = 300.0
 def config(recordings: Recordings, tmp_path: Path) -> Path:
     """The data sets file of the recorded graph, ingested at T0 into a table of the recorded name.
 
-    That is in an instance of its own, as the recorded table is in the emulator too.
+    That table is in an instance of its own, because the emulator has the recorded table too.
     """
     keys = {
         "graph": f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2",

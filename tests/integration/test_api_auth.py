@@ -37,7 +37,7 @@ READ = f"{API}/table/fixture_v2/attributes?attribute_names=size_nm3"
 IDS = {"l2_ids": [144115188075855873]}
 SIZES = {"144115188075855873": {"size_nm3": 367534080}}
 DEADLINE_S, LATEST_S = 2.0, 20.0
-"""The server's deadline, and what a loaded machine may take; without a deadline there is no answer at all."""
+"""The server's deadline, and the longest time on a loaded machine. With no deadline, no answer comes."""
 DOWN = "down"
 
 AS_RECORDED = [
@@ -50,7 +50,7 @@ DEVIATIONS = {
     "metadata_no_token": "the contract says that all routes but health and the root pages need a token",
     "mapping_no_token": "the same, and the data sets file names tables and buckets",
 }
-"""Recorded cases that we answer differently, and why: here like any other route without a token."""
+"""Recorded cases that we answer differently, and why: unlike PCGL2Cache, we require a token."""
 
 
 class Client(Server):
@@ -108,7 +108,7 @@ def patient(start: Callable[..., Client]) -> Client:
 
 @pytest.fixture
 def repaired(server: Client, auth: AuthServer) -> Iterator[AuthServer]:
-    """The service for a test that breaks it; afterwards it works again, and the server knows."""
+    """The service for a test that breaks it. Afterwards it runs again, and the server uses it."""
     yield auth
     auth.stop()
     auth.start()
@@ -125,7 +125,7 @@ Replayed = dict[str, tuple[Case, requests.Response, list[str]]]
 
 @pytest.fixture(scope="module")
 def replayed(cases: dict[str, Case], patient: Client, auth: AuthServer) -> Replayed:
-    """Every case with local addresses, our answer and our calls; in order, from one server."""
+    """Every case with local addresses, our answer and our calls to the service; in order, from one server."""
 
     def here(text: str) -> str:
         for there, mine in (

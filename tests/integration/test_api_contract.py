@@ -115,7 +115,7 @@ def topic(pubsub: PubSubEmulator) -> Topic:
 def server(
     recordings: Recordings, pubsub: PubSubEmulator, topic: Topic, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Our server over the recorded table; the data sets file is that of the recorded one."""
+    """Our server over the recorded table, with the recorded server's entry in its data sets file."""
     config = tmp_path_factory.mktemp("contract") / "datasets.yml"
     entry = {"cv_path": recordings.cv_path("fixture_v2"), "l2cache_id": "l2cache_fixture"}
     config.write_text(json.dumps({"fixture_v2": entry}))

@@ -1,4 +1,4 @@
-"""The genuine fafbseg, FlyWire's client, against our server: neurons with missing and marked nodes."""
+"""The genuine fafbseg, FlyWire's client, against our server: neurons with missing or empty nodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IDS = {name: (7 << 56) + i for i, name in enumerate(ROOTS, 1)}
 
 @pytest.fixture(scope="module", params=["sqlite", "bigtable"])
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of a table with marked nodes, in a store of each kind."""
+    """The data sets file of a table with nodes marked empty, in a store of each kind."""
     config = small_table(tmp_path_factory.mktemp("fafbseg"))
     if request.param == "bigtable":
         request.getfixturevalue("emulator")

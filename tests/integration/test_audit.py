@@ -66,7 +66,7 @@ def ids_in(found: dict[Chunk, ChunkAudit], name: str) -> list[int]:
 
 
 def test_from_the_ingest_to_all_that_was_ever_made(recordings: Recordings, ingested: Dataset) -> None:
-    """Complete at its time; then what the edits made is missing, is repaired, and has its recorded bytes."""
+    """Complete at T0. Nodes made by edits are missing; repaired, they have the bytes of a new computation."""
     children = recordings.json("l2_children.json")
     summary, _ = audited(prepare_audit(ingested, T0))
     assert (summary.complete, summary.expected, summary.present, summary.missing) == (True, 159, 159, 0)

@@ -1,4 +1,4 @@
-"""Supervoxels of nodes: what is made of cells, and of a server that misbehaves; see also test_nodes.py."""
+"""Supervoxels of nodes, from cells and from a server that misbehaves; see also test_nodes.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.jobs import Recordings
 Answers = dict[int, Callable[[], tuple[int, bytes]]]
 Server = tuple[GrapheneGraph, Answers, list[tuple[str, str]]]
 LIST, LIST_ROUTE = 0, "l2_chunk_children_binary"
-"""An id that no node has marks the answer of a chunk's list."""
+"""Key of the configured answer for a chunk's list; no node has this id."""
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({1: 10, 2: 10}))
 
 
@@ -131,7 +131,7 @@ def test_what_a_server_is_asked(server: Server, recordings: Recordings) -> None:
 def asked_of(
     recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[GrapheneGraph, Geometry, list[str]]:
-    """The children of a graph's own small server, and the paths that are asked for from now on."""
+    """A graph over its small server, its geometry, and the paths that are requested from now on."""
     asked: list[str] = []
     cv_path = recordings.cv_path(table)
     dataset = Dataset(

@@ -64,7 +64,7 @@ def opened(config: Path, dataset: str, folder: Path) -> Iterator[Clients]:
 
 @pytest.fixture(scope="module")
 def clients(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    """Of a table without the first nodes of a chunk, in which another chunk failed."""
+    """Clients of a table in which one chunk lacks its first nodes, and another chunk failed."""
     folder = tmp_path_factory.mktemp("client")
     config = own_copy(undisturbed, folder)
     with closing(open_table(config)) as store:

@@ -41,7 +41,7 @@ def labels() -> np.ndarray:
 
 @pytest.fixture
 def rows_and_inputs(tmp_path: Path) -> tuple[Inputs, list[bytes], int]:
-    """What was measured, and what there is then: rows as the emulator has them, bytes of files."""
+    """The measured inputs, the rows in the emulator, and the number of bytes of the files."""
     need_program(find_emulator(), HOW_TO_GET_IT)
     from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery
 

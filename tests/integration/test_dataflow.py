@@ -76,7 +76,7 @@ def job(request: pytest.FixtureRequest, launched: dict[str, Launched]) -> tuple[
 
 
 def test_workers_are_what_the_launcher_is(job: tuple[str, Launched]) -> None:
-    """The launch is not waited for; the code comes from the image alone."""
+    """The launch does not wait for the job; all code comes from the image."""
     _, found = job
     assert found.status == 0
     assert found.pool["workerHarnessContainerImage"] == IMAGE
@@ -131,7 +131,7 @@ def test_a_process_that_hangs_ends_itself(launched: dict[str, Launched]) -> None
 
 
 def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
-    """Such a timer holds the watermark, and what is set again when it fires keeps a job from draining."""
+    """Such a timer holds the watermark. If it is set again when it fires, the job cannot drain."""
     _, found = job
     kept = [text for state in steps_of(found)["state"].values() for text in state.values()]
     assert not any("PROCESSING_TIME" in text for text in kept)
@@ -196,7 +196,7 @@ def kept_by(payload: beam_api.ParDoPayload, context: PipelineContext) -> dict[st
 
 
 def plain(step: str) -> str:
-    """The name without the line of Beam's code that it has in a lambda's place."""
+    """The step's name; lambdas in it lose their line number in Beam's code."""
     return re.sub(r"<lambda at (\w+\.py):\d+>", r"<lambda in \1>", step)
 
 

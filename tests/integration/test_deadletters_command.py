@@ -163,7 +163,7 @@ def queue(pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Subscribed
 
 
 def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Path) -> None:
-    """And the letters stay; one that came twice is listed once; with_other_files' attributes do no harm."""
+    """The letters stay, a letter that came twice is listed once, and malformed attributes do no harm."""
     topic, large = LetterTopic(queue.topic), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
     for letter in (LETTER, LETTER, large):
         LetterFolder(tmp_path).put(letter)
@@ -227,7 +227,7 @@ def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
 
 
 def test_an_unpublishable_letter_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """And it does not keep the others."""
+    """And it does not block the others."""
     for letter in (DeadLetter(bytes(50_000_000), EDIT, (), 1, NOW), LETTER, DeadLetter(b"", {}, (), 1, NOW)):
         LetterFolder(tmp_path).put(letter)
     target = Subscribed()

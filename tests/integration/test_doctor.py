@@ -66,7 +66,7 @@ def graph_lines(recordings: Recordings, graph: str = "fixture_v2") -> str:
 
 @pytest.fixture(scope="module")
 def table(recordings: Recordings) -> str:
-    """A table of PCGL2Cache; servers of the API write its geometry into the one that all tests share."""
+    """A copy of PCGL2Cache's table, because API servers write a geometry into the shared one."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_doctor")
     return "l2cache_doctor"
@@ -86,7 +86,7 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
 
 
 def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
-    """No chunk has a record, but the audit says what it lacks; `status` does not count its nodes as 0."""
+    """No chunk has a record: `doctor` shows the audit instead, and `status` does not report 0 nodes."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
     config = config_of(recordings, tmp_path, "l2cache_repaired")

@@ -53,7 +53,7 @@ class TestServer(RecordedGraph):
 @pytest.mark.parametrize("name", ["fixture_v2", "fixture_v1"])
 @pytest.mark.parametrize("source", ["table", "server"])
 def test_nodes_of_the_recording(recordings: Recordings, name: str, source: str) -> None:
-    """Of version 1, whose graph was never edited, the genuine client finds the roots."""
+    """For fixture_v1, which was never edited, the genuine client finds the expected roots."""
     geometry = GEOMETRIES[name]
     expected = recorded_roots(recordings) if name == "fixture_v2" else roots_v1(recordings)
     opened = (
@@ -110,7 +110,7 @@ def test_a_graph_that_was_never_edited_has_no_changes(recordings: Recordings) ->
 
 
 def test_roots_are_read_once_for_many_boxes(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And anew at another time, or where they may still change."""
+    """They are read again for another time, and for a time at which they may still change."""
     read: list[Ids] = []
     roots_above = BigtableGraph._roots_above
 

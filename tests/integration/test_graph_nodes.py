@@ -26,7 +26,7 @@ from tests.support.nodes import SOURCES, entry, open_nodes
 
 
 def all_ids(geometry: Geometry, ids: Callable[[Chunk], Ids]) -> list[int]:
-    """What is said of all chunks, each of them sorted."""
+    """The ids of all chunks, sorted; each chunk's own ids must come sorted."""
     found = []
     for chunk in chunks_of(geometry):
         of_chunk = ids(chunk).tolist()

@@ -22,7 +22,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Opens intakes of feeds; a message's region starts with its first letter, its weight its length."""
+    """Opens intakes of feeds. A message's region is its table and first byte; its weight is its length."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:

@@ -45,7 +45,7 @@ NOT_COMPUTE = [
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes are this one."""
+    """Workers run in this process."""
     monkeypatch.setattr(pool, "Worker", WorkerHere)
 
 
@@ -103,7 +103,7 @@ def test_the_first_command_of_the_readme_installs_what_it_needs(tmp_path: Path) 
 def test_the_arguments_of_pcgl2cache(
     recordings: Recordings, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As ``flask cli ingest``: no data sets file, and the instance of the environment."""
+    """As with ``flask cli ingest``, no data sets file is needed; environment variables name the instance."""
     monkeypatch.delenv("GRAPH_L2CACHE_CONFIG_PATH", raising=False)
     monkeypatch.setenv("BIGTABLE_PROJECT", PROJECT)
     monkeypatch.setenv("BIGTABLE_INSTANCE", INSTANCE)

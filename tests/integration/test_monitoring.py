@@ -111,7 +111,7 @@ def families(names: Iterator[str] | set[str]) -> set[str]:
 
 
 def test_every_metric_exists(samples: dict[str, dict[str, set[str]]]) -> None:
-    """In /metrics, with the labels by which it is selected; and none is without a place."""
+    """Each one used is in /metrics, with the labels that select it; and each one in /metrics is used."""
     used = {name for text in EXPRESSIONS for name in NAME.findall(text)}
     assert not used - samples.keys()
     assert families(set(samples)) == families(used)
@@ -131,7 +131,7 @@ def test_every_metric_exists(samples: dict[str, dict[str, set[str]]]) -> None:
 
 # ------------------------------------------------------------------ the dashboard
 def test_every_panel_has_its_place() -> None:
-    """No two overlap, ids are unique, and each query has a legend and a data source that is chosen above."""
+    """No two overlap, ids are unique, each query has a legend, and the page's data source is used."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [

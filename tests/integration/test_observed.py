@@ -87,7 +87,7 @@ def test_request_ids(server: Server) -> None:
 
 
 def test_a_head_request_is_logged(server: Server) -> None:
-    """It has no body, after which others are logged."""
+    """Other requests are logged after their body, but this one has none."""
     answer = requests.head(f"{server.api}/table_mapping", headers={"X-Request-Id": "a-head"}, timeout=20)
     assert [record["status"] for record in requests_of(server, "a-head")] == [answer.status_code]
 

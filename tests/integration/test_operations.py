@@ -124,7 +124,7 @@ def test_named_resources_were_created(calls: list[list[str]]) -> None:
 
 
 def test_each_account_is_granted_only_what_it_needs(calls: list[list[str]]) -> None:
-    """What the page adds: who creates a table, and an API that keeps results, need more on Bigtable."""
+    """Two more roles on Bigtable are only described: to create a table, and for an API that keeps roots."""
     granted: dict[str, set[tuple[str, str]]] = {}
     for call in calls:
         if "add-iam-policy-binding" in call:

@@ -50,7 +50,7 @@ class Layers:
         return from_cloudpath(f"precomputed://{self.url}/{layer}", progress=False)
 
     def drawn(self, layer: str) -> dict[int, np.ndarray]:
-        """The record of each node that the layer can draw, by the library itself."""
+        """The record of each node that the layer can draw, as our library computes it."""
         records, ids = NODE_LAYERS[layer].records(self.rows, self.geometry)
         return dict(zip(ids.tolist(), records, strict=True))
 
@@ -128,7 +128,7 @@ def test_cloud_volume_reads_every_valid_node_once(layers: Layers) -> None:
 
 @pytest.mark.parametrize("layer", ["nodes", "axes"])
 def test_every_valid_node_is_in_one_cell(layers: Layers, layer: str) -> None:
-    """The axes too, which cloud-volume 12.15 cannot read."""
+    """The axes layer too, which cloud-volume 12.15 cannot read."""
     decoder, drawn = Decoder(layers.get(f"{layer}/info").json()), layers.drawn(layer)
     (level,) = decoder.info["spatial"]
     found: list[int] = []
@@ -141,7 +141,7 @@ def test_every_valid_node_is_in_one_cell(layers: Layers, layer: str) -> None:
 
 
 def test_the_values_are_those_of_the_rows(layers: Layers) -> None:
-    """The same without the library: by the served values, node by node."""
+    """Nodes are compared with the reference values, not with our library's records."""
     decoder = Decoder(layers.get("nodes/info").json())
     values = dict(zip(layers.rows.ids.tolist(), served(layers.rows, layers.geometry), strict=True))
     (level,) = decoder.info["spatial"]

@@ -38,7 +38,7 @@ def sample(emulator: Emulator) -> Sample:
 
 @pytest.fixture(scope="module")
 def editor(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleEditor]:
-    """The sample's editor, after the other tests of an unedited graph have the graph from it."""
+    """The editor of a new sample; tests of the unedited graph come before those that edit it."""
     folder = tmp_path_factory.mktemp("sample")
     size = ("--grid", "5,2,2", "--chunk-size", "32,32,16")
     made = run("sample", folder / "s", *size, "--graph", str(sample.graph))
@@ -133,7 +133,7 @@ def test_roots_are_connected_through_faces(sample: Sample, editor: SampleEditor,
 
 
 def single_is_needed(editor: SampleEditor, node: int, tree: dict[int, Ids]) -> bool:
-    """Whether a node with one child has an edge at its layer, as PyChunkedGraph wants for that."""
+    """Whether the node has an edge at its layer: only then PyChunkedGraph makes a node of one child."""
     below = [node]
     while any(i >> 56 > 2 for i in below):
         below = [j for i in below for j in (tree[i].tolist() if i >> 56 > 2 else [i])]

@@ -94,7 +94,7 @@ def geometry() -> Geometry:
 
 @pytest.fixture(scope="module")
 def folder(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample's, after all edits, each of its own millisecond."""
+    """The sample's folder, after all edits, each in a millisecond of its own."""
     folder = tmp_path_factory.mktemp("history") / "s"
     made = run("sample", folder, "--grid", "5,3,2", "--chunk-size", "32,32,16", "--graph", URL)
     assert made.exit_code == 0, made.output

@@ -123,7 +123,7 @@ def test_cloud_volume_finds_nodes_by_their_ids_and_roots(export: Exported) -> No
 
 @pytest.mark.parametrize("name", NODE_LAYERS)
 def test_tensorstore_reads_every_node_once(export: Exported, name: str) -> None:
-    """The axes too, which cloud-volume 12.15 cannot read."""
+    """The axes layer too, which cloud-volume 12.15 cannot read."""
     layer, expected = export.layer(name), export.records(name)
     drawn = {node: layer.decoder.annotation(record) for node, record in expected.items()}
     assert layer.spatial() == drawn

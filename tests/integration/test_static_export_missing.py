@@ -21,7 +21,7 @@ from tests.support.version_chains import node_ids
 
 
 def export_without_features(folder: Path, without: Any, group_rows: int, *flags: object) -> Path:
-    """Export a version of 6,000 nodes; those in chunks ``without`` features, by coordinates, are missing."""
+    """Export a version of 6,000 nodes. Nodes in chunks for which ``without(x, y, z)`` holds lack features."""
     ids = node_ids(6_000)
     features = features_of(ids)
     features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
@@ -40,7 +40,7 @@ def export_without_features(folder: Path, without: Any, group_rows: int, *flags:
 
 @pytest.mark.parametrize("wanted", [10_000, 14_000])
 def test_files_have_the_wanted_size_where_most_nodes_are_missing(tmp_path: Path, wanted: int) -> None:
-    """On one side of the volume. No list has a fifth of a file."""
+    """The missing nodes are on one side of the volume. No list fills a fifth of a file."""
     flags = ("--shard_size", wanted, "--cell_nodes", 25)
     output = export_without_features(tmp_path, lambda x, y, z: y >= 4, 500, *flags)
     uneven, several = uneven_indexes(output, wanted)

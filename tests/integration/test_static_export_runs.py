@@ -71,7 +71,7 @@ def test_only_visible_rows_are_exported(chain: Path, whole: Path) -> None:
 
 
 def test_files_of_ids_have_the_wanted_size(whole: Path) -> None:
-    """The lists of other indexes are large for files of 20,000 bytes."""
+    """Other indexes are not checked: their lists are large for files of 20,000 bytes."""
     uneven, several = uneven_indexes(whole, 20_000)
     assert {f"{layer}/by_id" for layer in NODE_LAYERS} <= several - set(uneven)
 
@@ -118,7 +118,7 @@ def test_a_stopped_export_continues(
 
 
 def test_a_finished_export_is_reported_again(chain: Path, whole: Path) -> None:
-    """What a job leaves that is killed after its manifest is removed."""
+    """Files left by a job that was killed after it wrote its manifest are removed."""
     before = every_file(whole)
     (whole / "work").mkdir()
     (whole / f".manifest.json.{uuid4().hex}").touch()

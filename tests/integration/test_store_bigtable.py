@@ -127,7 +127,7 @@ def test_a_broken_cell_is_an_error_of_the_store(bigtable_store: Store, value: by
 
 
 def chunk_cell(store: Store, value: bytes, qualifier: str = "done") -> None:
-    """Write a cell of a chunk's row past our store."""
+    """Write a cell of a chunk's row directly, without our store."""
     key = b"chunk_" + row_keys(as_ids([CHUNK]))[0]
     raw_table(store.name).mutate_row(key, SetCell("0", qualifier, value, 1_795_220_864_368_000))
 

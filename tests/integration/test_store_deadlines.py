@@ -109,7 +109,7 @@ def test_a_server_that_is_down_is_an_error_and_not_a_hang(
 
 
 class Refused:
-    """A read that fails at once: the first four are refused, a later one begins when the time is over."""
+    """A read that fails at once: the first four are refused, the others are too late."""
 
     def __init__(self, place: int) -> None:
         self.place = place

@@ -267,7 +267,7 @@ os._exit(9)
 
 
 def test_backup_and_restore_as_the_page_says(tmp_path: Path) -> None:
-    """Beside an open store and the log of a killed writer; what was written after the backup is gone."""
+    """With an open store, and the log of a killed writer. Rows written after the backup are gone."""
     need_program(shutil.which("sqlite3"), "sqlite3 is not installed: apt-get install sqlite3")
     backup, restore = re.findall(r"`(sqlite3 l2cache\.db [^`]+)`", WRITTEN)
     url = f"sqlite://{tmp_path}/l2cache.db"

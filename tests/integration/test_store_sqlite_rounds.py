@@ -40,7 +40,7 @@ def test_rounds_of_open_read_close_beside_writers(folder: Path, scenario: str) -
 
 
 def test_a_file_that_appears_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is missing when it is looked for, and there when the error is made of it."""
+    """The file is missing when it is looked for, but exists when the error is made."""
     store = open_store(f"sqlite://{tmp_path}/store.db", "t")
     looked = Connections._state
 

@@ -74,7 +74,7 @@ def test_a_message_that_fails_for_a_day_is_a_dead_letter(
 
 
 def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """Also if all messages are of one subscription."""
+    """Short messages get the other worker, even if all messages are of one subscription."""
     feed = Feed()
     supervised = supervisor(tmp_path, feed)
     intake, (busy, idle) = supervised.intake, (Worker() for _ in range(2))
@@ -111,7 +111,7 @@ def lock_of_bars() -> str:
 
 
 def test_a_killed_worker_leaves_no_semaphore() -> None:
-    """A bar's own lock is one, of which Python would warn at the end of the job."""
+    """tqdm's default lock is a semaphore, and Python would warn of it at the end of the job."""
     worker = Worker()
     worker.schedule(lock_of_bars)
     wait_for(lambda: worker.is_over, 60)

@@ -142,7 +142,7 @@ def test_meta_in_both_stores_with_a_fraction(new_store: Callable[..., Store]) ->
 
 # ------------------------------------------------------------------ graphs
 def test_a_graphs_server_takes_whole_seconds(tmp_path: Path) -> None:
-    """cloud-volume rounds up: the table keeps the time at which the graph is read."""
+    """cloud-volume rounds a time up to a whole second: the table keeps the rounded time."""
     server = {"graph": "graphene"}
     cv_path = "graphene://http://127.0.0.1:1/segmentation/table/t"
     by_http = load_dataset("sample", dataset_file(tmp_path, cv_path, **server))

@@ -48,7 +48,7 @@ def test_no_job_on_dataflow_without_its_topic(
 def test_no_replay_without_its_topic(
     pubsub: PubSubEmulator, config: Path, tmp_path: Path, runner: list[str]
 ) -> None:
-    """The message has no ids, so only the launch can find the error."""
+    """The message needs no dead letter, so only the check at the launch finds that the topic is missing."""
     messages = tmp_path / "messages"
     record(messages, "nothing", edit(), EDIT)
     flags = [f"--config={config}", f"--messages={messages}", *runner]

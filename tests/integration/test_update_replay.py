@@ -49,7 +49,7 @@ def letters(folder: Path) -> dict[bytes, DeadLetter]:
 
 
 def test_every_named_node_has_its_recorded_features(config: Path, recordings: Recordings) -> None:
-    """Superseded ones too, and all twice; the missing ids are of a cache that no data set has."""
+    """Superseded nodes too; all is replayed twice. One message names a table that no data set has."""
     features = recordings.json("features.json")["features"]
     ids = named(recordings)
     assert sum(not features[str(i)]["valid_at_t1"] for i in ids) > 5
@@ -194,7 +194,7 @@ def test_files_without_a_message(config: Path, tmp_path: Path, content: str | No
 
 
 def test_only_the_last_attempt_makes_a_dead_letter(config: Path, tmp_path: Path) -> None:
-    """The transforms with two deliveries, of which one may be retried."""
+    """The graph does not know the node of two deliveries; one of them may be retried."""
     first = open_table(config).geometry().chunk_id((0, 0, 0))  # type: ignore[union-attr, arg-type]
     data = edit(first + 60_000)
     deliveries = [Delivery("later", data, EDIT, last=False), Delivery("never", data, {**EDIT, "n": "1"}, 6)]

@@ -54,7 +54,7 @@ TOPIC = "projects/my-project/topics/dead"
 
 
 def note(element: Any, file: str) -> None:
-    """Append an element to a file: runners pickle what they run."""
+    """Append an element to a file: runners pickle functions, so a list here would stay empty."""
     with Path(file).open("a") as out:
         out.write(json.dumps(element) + "\n")
 
@@ -134,7 +134,7 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
 
 
 def test_parts_wait_for_the_watermark_or_a_full_batch(tmp_path: Path) -> None:
-    """The clock stands still; a late value and the end of the stream make a batch at once."""
+    """The clock stands still. A late value makes a batch immediately, and so does the end of the stream."""
     stream = Stream().advance_watermark_to(100)
     for at, values, then in ((100, "abc", 101), (105, "de", 110), (50, "f", 120)):
         stream.add_elements([TimestampedValue(("k", value), at) for value in values])

@@ -148,7 +148,7 @@ def test_a_server_that_publishes_no_files(site: Site, tmp_path: Path) -> None:
 
 @contextmanager
 def refusal(client: Client, code: str) -> Iterator[None]:
-    """The error of a server, or of a direct read."""
+    """Expect an error: with this code from a server, any from a direct read."""
     with pytest.raises((ServiceError, VersionNotFound, ConfigError)) as raised:
         yield
     if isinstance(raised.value, ServiceError):

@@ -48,12 +48,12 @@ class Browser:
         self.driver.set_page_load_timeout(120)
 
     def open(self, url: str) -> None:
-        """Load a page anew, whatever follows its #."""
+        """Load a page from scratch, even if its URL differs only after the #."""
         self.driver.get("about:blank")
         self.driver.get(url)
 
     def look(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Set the size of the page in pixels, and the theme that it is asked for."""
+        """Set the size of the page in pixels, and its preferred color scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -104,7 +104,7 @@ class Browser:
         return [url for url in places if urlsplit(url).hostname != LOOPBACK]
 
     def requests(self) -> set[str]:
-        """URLs that its pages and their workers have asked for; it must have ended."""
+        """URLs that its pages and their workers have asked for; Chromium must have exited."""
         events = [event.get("params", {}) for event in json.loads(self.log.read_text())["events"]]
         return {
             one["url"]

@@ -22,14 +22,14 @@ def check_datastack(client: CAVEclient, url: str) -> None:
 
 
 def largest_root(client: CAVEclient) -> int:
-    """Of those of the supervoxels of the first chunk."""
+    """Return the root with the most L2 nodes among those of the first chunk's supervoxels."""
     roots = set(client.chunkedgraph.get_roots([(1 << 56) + number for number in range(1, 30)]).tolist()) - {0}
     leaves = client.chunkedgraph.get_leaves_many(sorted(roots), stop_layer=2)
     return int(max(leaves, key=lambda root: len(leaves[root])))
 
 
 def skeleton_of(client: CAVEclient, root: int) -> None:
-    """The genuine pcg_skel makes one of a root whose nodes all have features, and it is ours."""
+    """Once all nodes of the root have features, the genuine pcg_skel makes the same skeleton as we do."""
     from pcg_skel import pcg_skel
 
     nodes = client.chunkedgraph.get_leaves(root, stop_layer=2)
@@ -61,7 +61,7 @@ def _lengths(vertices: list[list[float]], edges: list[list[int]]) -> float:
 
 
 def check_history(client: CAVEclient, edit: dict[str, list[int]]) -> None:
-    """The edit's roots, as the genuine client follows them."""
+    """The genuine client follows the edit from its old root to its new ones."""
     graph, (old,), new = client.chunkedgraph, edit["old_root_ids"], edit["new_root_ids"]
     assert graph.is_latest_roots([old, *new]).tolist() == [False, *[True for _ in new]]
     assert sorted(graph.get_latest_roots(old).tolist()) == sorted(new)

@@ -41,7 +41,7 @@ class Clients:
 
     @contextmanager
     def paced(self) -> Iterator[None]:
-        """Have them pause after each request, for a server to start on the same cores."""
+        """Have them pause after each request, so that a server can start on the same cores."""
         self._pause_s = PAUSE_S
         yield
         self._pause_s = 0.0

@@ -16,7 +16,7 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 IMAGE = "us-east1-docker.pkg.dev/my-project/jobs/ingest:1"
 JOB_OBJECT = "gs://bucket/staging/template_launches/1/job_object"
 NO_FREEZE = "--experiments=disable_logging_submission_environment"
-"""Saves the `pip freeze` that Beam stages with each job."""
+"""Skips the `pip freeze` whose output Beam would stage with each job."""
 FLAGS = [
     "--runner=DataflowRunner",
     "--no_auth",
@@ -31,7 +31,7 @@ FLAGS = [
     '--labels={"team": "connectomics"}',
     "--a_flag_of_the_service=1",
 ]
-"""What a template's launcher adds to the parameters. That of the last line is not known to Beam."""
+"""Flags that a template's launcher adds to the parameters. Beam does not know the last one."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Launched:
 
     @property
     def steps(self) -> dict[str, Any]:
-        """The steps that have none inside, by their names."""
+        """The steps without substeps, by their names."""
         transforms = self.pipeline.components.transforms.values()
         return {step.unique_name: step for step in transforms if not step.subtransforms}
 
@@ -67,7 +67,7 @@ class Launched:
 def launch(
     monkeypatch: pytest.MonkeyPatch, main: Callable[[Sequence[str]], int], options: Sequence[str]
 ) -> Launched:
-    """Run a job's main file as a template's launcher does, with what it would upload kept here."""
+    """Run a job's main file as a template's launcher does. Nothing is uploaded."""
     staged: dict[str, bytes] = {}
 
     def stage(_: Any, folder: str, name: str, content: Any, *more: object, **named: object) -> None:

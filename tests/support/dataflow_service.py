@@ -29,10 +29,10 @@ FLAGS = [
 
 
 class Service:
-    """One active job of a name, as in the real one: a request for a second one returns the first.
+    """A name has one active job, as in the real service: a request for a second one returns the first.
 
-    ``ends`` is the state in which a job is found that is asked for, and ``counters`` are those of its steps.
-    ``before`` is called when a job is to be made, and ``asked`` when its state is.
+    ``ends`` is the state that every job is found in, and ``counters`` are the counters of its steps.
+    ``before`` is called before a job is created, and ``asked`` before a job's state is read.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ class Service:
         monkeypatch.setattr(dataflow_runner, "time", clock)
 
     def close(self) -> None:
-        """Let the threads end that Beam leaves to ask for a job's state."""
+        """End the threads in which Beam polls the states of jobs."""
         self.ends = STATES.JOB_STATE_DONE
         for thread in threading.enumerate():
             if "poll_for_job_completion" in thread.name:

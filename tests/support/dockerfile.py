@@ -59,7 +59,7 @@ def environment(steps: list[Step]) -> dict[str, str]:
 
 
 def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
-    """Copy what the COPY instructions copy from the repository, which must not be ignored."""
+    """Copy what the COPY instructions copy from the repository; .dockerignore must not exclude it."""
     ignored = (ROOT / f"{dockerfile}.dockerignore").read_text().split()
     for step in steps:
         if step.word != "COPY" or step.rest.startswith("--from="):
@@ -77,7 +77,7 @@ def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
 
 
 def below(text: str, root: Path) -> str:
-    """A command or value of a Dockerfile whose absolute paths lie in a folder."""
+    """Move the absolute paths in a command or value of a Dockerfile below ``root``."""
     return re.sub(r"(?<![\w./:])/(?=\w)", f"{root}/", text)
 
 
@@ -87,7 +87,7 @@ def last(steps: list[Step], word: str) -> str:
 
 
 def build(root: Path) -> Path:
-    """The folder of the packages that are built of the files that were copied, and of nothing else."""
+    """Build the packages from the copied files alone; returns their folder."""
     site = root / SITE.strip("/")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
     subprocess.run(command, cwd=root / "src", check=True, capture_output=True)
@@ -95,7 +95,7 @@ def build(root: Path) -> Path:
 
 
 def import_with_only(lock: str, code: str, variables: Mapping[str, str] | None = None) -> set[str]:
-    """Run code where only the packages of a lock file can be imported; gives those that cannot."""
+    """Run code that can import only the packages of a lock file; returns the modules that it cannot."""
     required = (ROOT / lock).read_text()
     pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
     modules = packages_distributions().items()

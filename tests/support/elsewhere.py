@@ -16,7 +16,7 @@ PRODUCTS = {"build", "dist", "sample"}
 
 
 def clone_repository(folder: Path) -> None:
-    """Copy what of the checkout is the repository's."""
+    """Copy the checkout without hidden files, caches and products of builds."""
 
     def others(here: str, names: list[str]) -> set[str]:
         products = PRODUCTS if Path(here) == ROOT else set()
@@ -28,8 +28,8 @@ def clone_repository(folder: Path) -> None:
 def make_python(folder: Path, wheel: Path | None = None) -> Path:
     """A new environment, with a wheel installed; gives its python.
 
-    The installed libraries are on its path as a plain folder, so that the link which an editable install has
-    put there is not followed.
+    The folder of the libraries installed here is on its path. Python does not read the .pth files in such a
+    folder, so an editable install of this repository is not found.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
@@ -40,7 +40,7 @@ def make_python(folder: Path, wheel: Path | None = None) -> Path:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip, which looks at its own python alone; what it says is in the error that is raised."""
+    """Run pip without PYTHONPATH. If it fails, the AssertionError has its messages."""
     inside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ran = subprocess.run(
         [sys.executable, "-m", "pip", "-q", *arguments],
@@ -59,13 +59,13 @@ def site_packages(folder: Path) -> Path:
 
 
 def environment(python: Path, **more: str) -> dict[str, str]:
-    """Variables of processes that shall know no other python, and nothing of the caller's."""
+    """Environment variables by which processes find only this python; none are the caller's."""
     home = str(python.parents[1])
     return {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": home, "TMPDIR": home, **more}
 
 
 def copy_kernels(packages: Path) -> None:
-    """Spare installed packages the compilation of what is compiled beside the same modules here."""
+    """Copy this checkout's compiled kernels into installed packages, which then need not compile them."""
     for compiled in (ROOT / "l2features").rglob("__pycache__/*.nb[ci]"):
         place = packages / compiled.relative_to(ROOT)
         place.parent.mkdir(exist_ok=True)

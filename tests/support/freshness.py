@@ -1,4 +1,4 @@
-"""What the tests of freshness share: when they are, notes that are wrong, and a recorder of updates."""
+"""What the tests of freshness share: a fixed time, invalid notes, and a recorder of updates."""
 
 from __future__ import annotations
 

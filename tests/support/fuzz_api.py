@@ -31,9 +31,9 @@ from l2features.testing.version_files import NodeRows, VersionWriter
 from l2features.versions.folders import Folder
 
 LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05", "L2CACHE_MAX_ROOTS": "250000"}
-"""Schemathesis makes lists as long as the limit, unless that is large."""
+"""Schemathesis would make lists as long as a small limit on roots."""
 PROGRAM = "X-Requested-With: schemathesis"
-"""Says that this is no browser, which would be sent to where it gets a token."""
+"""Says that this is no browser: the server would redirect a browser to get a token."""
 
 
 def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

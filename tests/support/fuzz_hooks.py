@@ -28,9 +28,9 @@ schemathesis.openapi.format("point", st.tuples(coordinates, coordinates, coordin
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Give a root point to a collapse, which needs one, and no measures of graphs to versions.
+    """Add a root point to requests with ``collapse_nm``, and remove ``graph`` from those with ``version``.
 
-    Every other case asks for a node of the table.
+    An odd node id is replaced by that of a node in the table.
     """
     if case.query and "collapse_nm" in case.query:
         case.query.setdefault("root_point", "17056,8464,1760")

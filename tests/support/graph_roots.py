@@ -62,7 +62,7 @@ def in_order(history: RootHistory) -> RootHistory:
 
 
 def pairs_of(edges: Any) -> list[tuple[int, ...]]:
-    """Edges as graphs return them: ordered, unique and sorted."""
+    """Edges as graphs return them: unique and sorted, each with its lower id first."""
     return sorted({tuple(sorted(edge)) for edge in edges})
 
 

@@ -9,7 +9,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import Contro
 
 
 def fail_when_a_worker_is_lost() -> None:
-    """Abort what a worker was asked for when it no longer answers; other job services do so."""
+    """Abort the requests to a worker that is lost, as other job services do."""
     read = ControlConnection._read
 
     def read_all(connection: Any) -> None:

@@ -34,7 +34,7 @@ def shared_folder() -> Path:
 
 
 def need_program(path: str | None, how_to_get_it: str) -> None:
-    """Skip the test, or fail it in CI, where a program, or another part, is not there."""
+    """Skip the test, or fail it in CI, if a program or other file is missing (``path`` is None)."""
     if path is None:
         if os.environ.get("CI"):
             pytest.fail(how_to_get_it)

@@ -135,7 +135,7 @@ class KnownGraph:
         return {root: RootHistory(T0, None, (), ()) for root in roots.tolist() if root in self.roots}
 
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        """The nodes in a chunk of the roots that are left."""
+        """The nodes in a chunk that belong to one of ``roots``."""
         self._called("nodes")
         ids, first = self._ids(), geometry.chunk_id(chunk)
         return ids[(ids > first) & (ids <= geometry.layout.last_id(first))]

@@ -19,11 +19,11 @@ from tests.support.jobs import need_program
 
 GUARD_S = 120.0
 NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
-"""What is on this machine is not reached through it."""
+"""No such proxy exists: requests to this machine must not go through a proxy."""
 
 
 class Up:
-    """``l2features up`` as a process; nothing but its folder is there for it to write to."""
+    """``l2features up`` as a process, which should write to its folder only (see `written_elsewhere`)."""
 
     def __init__(self, path: Path) -> None:
         self.folder, self.elsewhere = path / "a stack", path / "elsewhere"
@@ -63,7 +63,7 @@ class Up:
         self.family = [own, *own.children(recursive=True)]
 
     def leftovers(self) -> list[str]:
-        """What still runs of it after a moment: what was its family, or names its folder."""
+        """Processes that still run after 10 s: its own, and those whose command line has its folder."""
         until = time.monotonic() + 10
         while True:
             named = [p for p in psutil.process_iter() if str(self.folder) in command_line(p)]

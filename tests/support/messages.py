@@ -1,4 +1,4 @@
-"""Edit messages for tests, and the error that refuses one."""
+"""Messages of edits, and the error with which a message is refused."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class NeuronApi:
 
 
 def features_in_chunks(ids: Ids, seed: int = 1) -> np.ndarray:
-    """Random features whose representative coordinates lie in the chunk."""
+    """Random features; each node's representative coordinate lies in its chunk."""
     rows = features_of(ids, seed)
     rows["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
     return rows

@@ -20,9 +20,9 @@ CHUNK = 256
 
 
 def graph_at(positions: Any, edges: Any, missing: Iterable[int] = (), root: int = ROOT) -> NeuronGraph:
-    """Return a graph whose nodes lie at these whole nm, (n, 3), in this order: voxels of 1 nm.
+    """Return a graph with a node at each of ``positions``, (n, 3) in whole nm. Its voxels are 1 nm wide.
 
-    Ids grow with the order of the nodes, not with their chunks; only `missing` nodes depend on those.
+    Nodes are in the order of the positions. Ids contain chunks of `CHUNK` nm, so they may not be sorted.
     """
     positions = np.asarray(positions, dtype=np.int64).reshape(-1, 3)
     low = positions.min(axis=0)

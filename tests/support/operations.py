@@ -36,7 +36,7 @@ def blocks(language: str, text: str = WRITTEN) -> list[str]:
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """The words of all commands, as a shell gives them to programs that only write them down."""
+    """The words of all commands in the ``sh`` blocks of docs/operations.md, as programs receive them."""
     return record(tmp_path_factory.mktemp("programs"), "\n".join(blocks("sh")), PROGRAMS)
 
 
@@ -73,7 +73,7 @@ def completions() -> dict[str, Any]:
 
 
 def check_gcloud(calls: Sequence[Sequence[str]]) -> None:
-    """gcloud has the commands and their flags, by what the SDK lists for the completion of command lines."""
+    """The SDK's table for shell completion has all these gcloud commands and their flags."""
     tree = completions()
     for words in calls:
         node = tree

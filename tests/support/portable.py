@@ -39,7 +39,7 @@ class Cluster(NamedTuple):
 
     @property
     def deadly(self) -> Path:
-        """A file that names the file at which workers end."""
+        """A file that holds a path: a worker that opens that path exits."""
         return self.record.with_name("deadly")
 
     @property

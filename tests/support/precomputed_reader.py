@@ -39,7 +39,7 @@ class Decoder:
         return Annotation(points, properties, {})
 
     def listed(self, body: bytes) -> dict[int, Annotation]:
-        """The annotations of a cell or a relationship by id, in their order."""
+        """The annotations of a cell or a relationship by id, in the order of the file."""
         (count,) = struct.unpack_from("<Q", body)
         assert len(body) == 8 + count * (self.size + 8)
         ids = struct.unpack_from(f"<{count}Q", body, 8 + count * self.size)

@@ -1,9 +1,9 @@
 """Writes down what a process reads of a segmentation, which code it loads, and which code is sent to it.
 
-A process that reads the file which the file $DEADLY names ends at once, as one does that is killed.
+The file $DEADLY may hold the path of a file. A process that opens that file exits at once, as if killed.
 
-It is put beside the packages of a python as its sitecustomize. A line is: process, its parent, its working
-folder, the event, the path; to the file that $RECORD names.
+This module is installed as sitecustomize. It appends lines to the file $RECORD: process id, parent process
+id, working folder, event, path.
 """
 
 import os

@@ -70,7 +70,7 @@ class RootServer(ThreadingHTTPServer):
         return list(reversed(self.roots[root]["l2_ids"])) if root in self.roots else []
 
     def above(self, ids: list[int], seconds: float) -> list[int]:
-        """The newest root made by a time, retired or not, as the genuine server returns it."""
+        """Each id's newest root at a time, retired or not, as the genuine server returns it."""
         found: dict[int, int] = {}
         for root, entry in sorted(self.roots.items(), key=lambda item: item[1]["created_ms"]):
             if entry["created_ms"] <= seconds * 1000 + 0.5:

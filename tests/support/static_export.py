@@ -20,7 +20,7 @@ from tests.support.jobs import Ran, run_job
 from tests.support.precomputed_reader import Annotation, Decoder
 
 SMALL = ("--shard_size", 20_000, "--cell_nodes", 100)
-"""Options by which a few nodes have several levels and shards."""
+"""Options that give even a few nodes several levels and shards."""
 ROUNDED_NM = 0.01
 """How far the middle of a line may be from its place, as its ends are float32."""
 
@@ -61,7 +61,7 @@ class StaticLayer:
         return values_of(self.path / index["key"], index["sharding"])
 
     def level(self, place: int) -> dict[int, dict[int, Annotation]]:
-        """The annotations of each cell of a level, which are in it and no more than its limit."""
+        """The annotations of each cell of a level. They lie in it; the fullest cell reaches the limit."""
         level = self.info["spatial"][place]
         grid = tuple(level["grid_shape"])
         cells = np.array(list(np.ndindex(*grid)))
@@ -99,7 +99,7 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
 
 
 def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
-    """Sizes of the files of each index with one that is not near the wanted size; all indexes of several."""
+    """File sizes of each index with a file not within a fifth of ``wanted``; all indexes of several files."""
     uneven, several = dict[str, list[int]](), set[str]()
     for layer in NODE_LAYERS:
         info = StaticLayer(output / layer).info

@@ -87,7 +87,7 @@ def geometry_of(store: Store) -> Geometry:
 
 
 def content(manifest: Manifest, folder: Path | str) -> list[Any]:
-    """All rows of a version and its totals, however they are divided among layers."""
+    """The totals of a version and its visible rows, whatever layers they are in."""
     files = Folder(str(folder))
     return [manifest.totals, *(visible_rows(files, manifest, layout) for layout in LAYOUTS)]
 

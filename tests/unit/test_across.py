@@ -1,4 +1,4 @@
-"""Runs along the slowest axis: those of the volume in the other memory order."""
+"""Runs along the slowest axis equal those of the same volume in the other memory order."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ToyGraph(Graph):
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Join the nodes of a root in a row."""
+        """Join each node of a root to the next."""
         return {root: unique_pairs(ids[:-1], ids[1:]) for root, ids in nodes.items()}
 
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
@@ -202,7 +202,7 @@ def test_its_roots(dataset: Dataset) -> None:
 
 
 def test_its_valid_nodes(dataset: Dataset) -> None:
-    """Of boxes, chunk by chunk, without another line of code; a history needs its own."""
+    """The base class finds those in a box, chunk by chunk. A history of roots needs custom code."""
     geometry, first, second = ingested(dataset, BEFORE).geometry, *(LAYOUT.chunk_id(x, 0, 0) for x in (0, 1))
     with closing(open_dataset_graph(dataset)) as graph:
         for box, time, numbers in (

@@ -201,7 +201,7 @@ class TestMemoryStore(StoreSuite):
 
 
 def test_an_ingest_into_a_new_kind_of_store(tmp_path: Path, sample: Path, store_url: str) -> None:
-    """By plain functions, with the same rows and records as in SQLite."""
+    """Without a runner. Rows are the same as in SQLite."""
     written = []
     for url in (store_url, f"sqlite://{tmp_path}/store.db"):
         ingest = prepare(load_dataset("sample", dataset_file(tmp_path, sample, store=url)), create=True)

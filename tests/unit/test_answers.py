@@ -121,7 +121,7 @@ IDS = st.one_of(st.integers(NODE, NODE + 9), st.integers(0, 2**64 - 1))
 
 @st.composite
 def any_rows(draw: st.DrawFn) -> Rows:
-    """Any values, infinite and not-a-number ones too, any of them present; an id always has the same."""
+    """Any values, infinite and not-a-number ones too, any of them present. Rows of the same id are equal."""
     features = draw(hnp.arrays(FEATURES, st.integers(0, 6), elements=hnp.from_dtype(FEATURES)))
     features["label"] = draw(st.lists(IDS, min_size=len(features), max_size=len(features)))
     whole = st.sampled_from([True, False, None])

@@ -96,7 +96,7 @@ def test_noise_of_every_width(dtype: Any) -> None:
 
 
 def test_labels_twice_in_a_table_make_one_run() -> None:
-    """A block of 32 bits, and tables that repeat labels and share them."""
+    """One block has 32 bits per voxel. Tables repeat labels, and both have label 6."""
     heads = [4 | 2 << 24, 8, 9 | 32 << 24, 12]
     first, second = [5, 5, 5, 6], [6, 6, 7]
     words = np.array([*heads, *first, 0b11100100, *second, 0, 1, 2, 2], np.uint32)

@@ -1,4 +1,4 @@
-"""The ids of a request's body: every form that they come in, exactly; anything else is refused by name."""
+"""The ids of a request's body: read exactly from every form; an error names anything else."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_whatever_comes_is_read_or_refused(body: bytes) -> None:
 
 
 def exact(value: Any) -> list[int]:
-    """What a value says in integers of any size."""
+    """The ids in a value, by Python's integers of any size."""
     if isinstance(value, list):
         return [i for item in value for i in exact(item)]
     return [int(value) % (1 << 64)]

@@ -1,4 +1,4 @@
-"""Ids that went through a float: refused by name, wherever they stand, and quickly."""
+"""Ids that went through a float: an error names them, wherever they stand, and quickly."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def layout_of(top: int, fan_out: int = 2) -> IdLayout:
 
 
 def covered(layout: IdLayout, ranges: IdRanges) -> Chunks:
-    """Layer and coordinates of the chunks in ranges, which ascend, do not overlap and have no other ids."""
+    """Layer, x, y and z of the chunks in ranges. The ranges ascend, do not overlap, and hold whole chunks."""
     found: Chunks = set()
     assert (ranges.first[1:] > ranges.last[:-1]).all()
     for first, last, chunks in zip(*(array.tolist() for array in ranges), strict=True):
@@ -47,7 +47,7 @@ def covered(layout: IdLayout, ranges: IdRanges) -> Chunks:
 
 
 def within(grid: Triple, box: ChunkBox, top: int, fan_out: int) -> Chunks:
-    """The chunks of all layers whose chunks of layer 2 in the grid lie in the box."""
+    """The chunks of layers 2 to ``top - 1`` of which all layer-2 chunks in the grid lie in the box."""
     members: dict[tuple[int, ...], list[bool]] = {}
     for xyz in np.ndindex(*grid):
         inside = all(a <= n < b for n, a, b in zip(xyz, box.start, box.stop, strict=True))
@@ -107,16 +107,16 @@ def test_what_is_left_after_the_first_rows() -> None:
 
 
 def some_ids(random: np.random.Generator, layout: IdLayout, grid: Triple, share: float) -> Ids:
-    """This share of the first 50 nodes of all chunks, and their last possible ones."""
+    """This share of 50 nodes of each chunk: segments 1 to 49 and the last possible one."""
     chunks = layout.chunk_id_array(list(np.ndindex(*grid)))
-    segments = as_ids([*range(1, 50), layout.segment_bits(2) ** 2 - 1])
+    segments = as_ids([*range(1, 50), 2 ** layout.segment_bits(2) - 1])
     ids = np.sort((chunks[:, None] + segments).ravel())
     return ids[random.random(len(ids)) < share]
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.95, 1])
 def test_ranges_without_ids(share: float) -> None:
-    """All other ids remain; of those left out, at most some of few consecutive ones do."""
+    """All other ids remain. Of ``ids``, those in runs of fewer than `SHORTEST` consecutive ids remain too."""
     random, grid, layout = np.random.default_rng(5), (3, 2, 37), layout_of(8)
     ranges = ranges_within(layout, grid, ChunkBox((1, 0, 1), grid), range(2, 3), 2)
     ids = some_ids(random, layout, grid, share)

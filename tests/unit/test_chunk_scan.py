@@ -1,4 +1,4 @@
-"""The scan of a table's chunk records, which processes share by a note."""
+"""The scan of a table's chunk records, which processes share through a note in the table."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_fuzz(shape: tuple[int, int, int], resolution: tuple[float, ...], kind: 
 
 @pytest.mark.parametrize("axis", range(3))
 def test_long_distances(axis: int) -> None:
-    """Distances beyond what is worth looking for row by row."""
+    """Distances too long for a search row by row."""
     shape = tuple(np.roll((300, 40, 50), axis))
     volume = np.full(shape, 3, np.uint16)
     volume[tuple(np.random.default_rng(axis).integers(0, shape, (3, 3)).T)] = (1, 0, 2)
@@ -218,7 +218,7 @@ def test_resolutions_of_many_decimals_are_measured_by_edt(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_supervoxels(order: Literal["C", "F"]) -> None:
-    """Labels for supervoxels are as good as a volume that has been relabelled first."""
+    """Labels given for supervoxels have the same features as in a volume that is relabelled first."""
     random = np.random.default_rng(4)
     volume = make_blobs(random, (50, 40, 30), 80).astype(np.uint64) * np.uint64(2**58 + 12345)
     chunk = SegmentedChunk(np.array(volume, order=order))
@@ -324,7 +324,7 @@ def test_wrong_labels(labels: list[Any], error: type[Exception]) -> None:
 
 
 def test_centred_moments_of_long_volumes() -> None:
-    """Sums of squares that 64 bits do not hold times the number of voxels."""
+    """In nm^2, the sums of squares do not fit into 64 bits."""
     volume = np.zeros((65535, 3, 3), np.uint8)
     volume[:, 1, 1] = 1
     volume[60000:, 2, 1] = 2
@@ -336,7 +336,7 @@ def test_centred_moments_of_long_volumes() -> None:
 
 
 def test_memory() -> None:
-    """400 MB for 256 x 256 x 512 voxels is as much for each of these."""
+    """The limit is that of 400 MB for 256 x 256 x 512 voxels, scaled to this volume."""
     volume = make_blobs(np.random.default_rng(6), (128, 128, 64), 40)
     compute_features(volume, (16, 16, 40))
     spans.release_memory()
@@ -361,7 +361,7 @@ def test_import_is_cheap() -> None:
 
 
 def test_squares_beyond_32_bits_at_the_end_of_a_chunk() -> None:
-    """Noise has labels up to the last voxel, behind which squared distances were stored in 64 bits."""
+    """Noise has labels up to the last voxel: 64-bit squared distances must not be stored beyond it."""
     noise = np.random.default_rng(1).integers(0, 6, (21, 27, 21)).astype(np.uint16)
     rows = compute_features(noise, (10**6, 10**6, 10**6 + 1))
     assert rows["mean_dt_nm"].tolist() == [65504] * 5

@@ -132,7 +132,6 @@ def test_segments_have_the_time_of_their_table(ingest: Ingest, graph: Graph) -> 
 
 
 def test_nodes_of_boxes_have_their_segments(ingest: Ingest, graph: Graph) -> None:
-    """Those of chunks that are recorded, at any time."""
     voxels, _ = counted(ingest, random_labels(0))
     expected = {node: segment for segment, nodes in voxels.items() for node in nodes}
     for cut in range(4):

@@ -61,7 +61,7 @@ def test_groups_have_the_bytes_of_the_whole_chunk(
 def test_a_whole_grouping_has_the_bytes_of_the_batch(
     seed: int, shape: Shape, resolution: tuple[float, ...], n: int
 ) -> None:
-    """Also where its nodes, one by one, are other chunks' work: every one alone, and all together."""
+    """Whether its groups are computed together or one by one."""
     chunk = SegmentedChunk(supervoxels(seed, shape, "F"))
     labels = np.random.default_rng(seed).integers(1, n + 1, len(chunk.ids)).astype(np.uint64)
     groups = {int(label): chunk.ids[labels == label] for label in np.unique(labels)}
@@ -73,7 +73,7 @@ def test_a_whole_grouping_has_the_bytes_of_the_batch(
 
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_many_large_nodes_at_once_and_the_same_one_by_one(resolution: tuple[float, ...]) -> None:
-    """Boxes that overlap much are computed together, in as many goes as nodes share supervoxels."""
+    """Groups with large boxes are computed together, but those that share a supervoxel one after another."""
     chunk = SegmentedChunk(np.random.default_rng(5).integers(0, 40, (33, 20, 18)).astype(np.uint16))
     random = np.random.default_rng(6)
     groups = {label: random.choice(chunk.ids, 4, replace=False) for label in range(1, 30)}

@@ -76,7 +76,7 @@ def test_each_chunk_is_done_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("each", "attempts", "times"), [(1, 3, 3), (2, 2, 4), (4, 1, 4)])
 def test_a_chunk_is_given_up_after_three_deaths(tmp_path: Path, each: int, attempts: int, times: int) -> None:
-    """An outcome may stand for several."""
+    """One outcome may report several deaths."""
     tried = []
 
     def end(chunk: Chunk) -> list[AttemptEnd]:

@@ -1,4 +1,4 @@
-"""The plan of the house: who may import whom."""
+"""Which packages may import which."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FLOORS = (
     ("cli",),
     ("testing",),
 )
-"""The rooms of `l2features`, from the ground: a room may import those of its own floor and of those below."""
+"""The packages (rooms) of `l2features`, lowest floor first. A room may import from its floor and below."""
 WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subprocess", "socket"}
 
 
@@ -71,7 +71,7 @@ def test_core_and_kernel_do_no_io(room: str) -> None:
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
-    """The rooms of `l2features` that a file imports by a relative import, but its own."""
+    """The rooms of `l2features` that a file imports relatively, without its own room."""
     parts = path.relative_to(ROOT).parts[:-1]
     for node in import_statements(path):
         if isinstance(node, ast.ImportFrom) and node.level:

@@ -121,7 +121,7 @@ def test_a_long_volume_has_room_for_its_segments(long_volume: Dataset) -> None:
 
 
 def test_a_table_that_exists_keeps_its_layout(long_volume: Dataset) -> None:
-    """17 bits for each axis were what a table got of the commits before."""
+    """Earlier commits gave each axis of this table 17 bits."""
     old = IdLayout({2: 17})
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), LONG, (64, 8, 8), old)
     store = open_store(long_volume.store, long_volume.l2cache_id)

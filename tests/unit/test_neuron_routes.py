@@ -35,7 +35,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
-    """The same, once for the tests that change nothing."""
+    """One `api` for all tests that change nothing."""
     with pytest.MonkeyPatch.context() as patch:
         yield neuron_api(tmp_path_factory.mktemp("api"), patch, ROOTS, max_root_nodes=50, max_roots=5)
 

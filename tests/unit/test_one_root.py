@@ -154,7 +154,7 @@ def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
 def test_requests_at_once_share_one_computation(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, read: str
 ) -> None:
-    """The second begins while the first reads the nodes of the root, and keeps nothing."""
+    """The second request begins while the first reads the root's nodes. The reader keeps no results."""
     root, second, original = next(iter(ROOTS)), threading.Event(), KnownGraph.root_nodes
 
     def slow(graph: KnownGraph, *arguments: Any) -> Any:

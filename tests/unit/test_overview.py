@@ -1,4 +1,4 @@
-"""The state of a table at a glance: the map of its chunks, a sample of its nodes, the ring of its lags."""
+"""The state of a table at a glance: the map of its chunks, a sample of its nodes, the history of its lags."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
 
 @pytest.fixture(scope="module")
 def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
-    """The same, for tests that change nothing."""
+    """One `api` for all tests that change nothing."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("pictures")
         yield neuron_api(folder, patch, ROOTS, max_root_nodes=50, max_roots=3)

@@ -12,7 +12,7 @@ from tests.support.jobs import dataset_file
 from tests.support.stub_service import Answer, Stub, serving
 
 TOKEN = "0123456789abcdef" * 2
-"""Of the secrets of the tests."""
+"""The token that `tests.support.fixtures` gives to all tests."""
 
 
 def config_of(server: Stub, folder: Path) -> Path:

@@ -183,7 +183,7 @@ def test_a_list_that_is_too_large_does_not_add_files() -> None:
 
 @pytest.mark.parametrize(("nodes", "bits"), [(1, 0), (40, 0), (60, 1), (4000, 7)])
 def test_cells_of_a_cube_are_dealt_to_files_in_turn(nodes: int, bits: int) -> None:
-    """16 x 16 x 16 cells of these nodes, of 60 bytes each."""
+    """16 x 16 x 16 cells, each with ``nodes`` nodes of 60 bytes."""
     codes, sizes, wanted = np.arange(4096, dtype=np.uint64), np.full(4096, 60.0 * nodes), 10_000_000
     sharding = cell_sharding(codes, sizes, 12, wanted)
     assert sharding.preshift_bits + sharding.minishard_bits + sharding.shard_bits == 12
@@ -212,7 +212,7 @@ def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Tripl
 
 
 def test_the_index_of_a_small_file_is_counted() -> None:
-    """2^10 minishards, by whose hash files of 40 cells are the most even, take 16 KB of each."""
+    """40 cells are hashed most evenly with 2^10 minishards, but their index takes 16 KB of each file."""
     codes, sizes = np.arange(40, dtype=np.uint64), 60 * np.random.default_rng(0).lognormal(3, 0.6, 40)
     sharding = cell_sharding(codes, sizes, 6, 4_000)
     assert sharding.shard_bits >= 4

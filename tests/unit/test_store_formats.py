@@ -1,4 +1,4 @@
-"""Formats of what a SQLite file holds: older ones are read and written on, newer ones refused by name."""
+"""Formats of what a SQLite file holds: older ones are read and written on; an error names a newer one."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_labels_are_labels() -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_spec_is_one_that_the_service_reads(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the client's own message, which knows every field."""
+    """The client library's message is parsed from it, and would refuse an unknown field."""
     account, network = "jobs@p.iam.gserviceaccount.com", "regions/us-east1/subnetworks/jobs"
     flags = ["--image", IMAGE, "--service_account", account, "--subnetwork", network]
     assert templates.main(["--spec", job, *flags]) == 0

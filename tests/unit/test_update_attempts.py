@@ -49,7 +49,7 @@ def apply(updater: Updater, members: list[Member]) -> dict[str, list[Outcome]]:
 
 
 def die_at(updater: Updater, node: int, members: list[Member], times: int) -> None:
-    """Have so many processes end at a node, of which none is left to say that its attempts ended."""
+    """Let ``times`` processes die at a node. None of them records the end of its attempts."""
 
     def before(wanted: Ids) -> None:
         if node in wanted:

@@ -1,7 +1,7 @@
 """Publish edits while everything fails, and ask at the end whether anything was lost.
 
 Two synthetic data sets on one segmentation, one with its graph in a table and one with a graph's server, are
-ingested at a time before all edits. Then the messages of the edits are published, in any order, some of them
+ingested as of a time before all edits. Then the messages of the edits are published, in any order, some
 twice, with poison among them, while the updater is killed, Bigtable is stopped, and the graph's server fails.
 """
 
@@ -47,7 +47,7 @@ examples:
   python -m tests.e2e.chaos --messages 200 --kills 4 --pauses 1 --outages 1 --grid 5,5,4
 """
 QUIET_S = LEASE_S + 15.0
-"""From the last disturbance to the end: a killed process's messages are redelivered."""
+"""Minimum time from the last disturbance to the end: leases of killed processes expire within it."""
 WIDTH, LINE_S = 140, 30.0
 
 
@@ -141,7 +141,7 @@ def progress_bar(total: int) -> Any:
 
 
 def check_storm(options: argparse.Namespace, world: World, storm: Storm) -> list[Check]:
-    """Whether it was one, and nothing was left of it."""
+    """Whether there were enough disturbances, no errors of publishing, and no messages left."""
     done = {
         "kills": (sum(storm.updater.kills.values()), options.kills),
         "pauses": (len(storm.figures.pauses), options.pauses),

@@ -121,7 +121,7 @@ def _true_cells(world: World, name: str) -> dict[bytes, list[tuple[bytes, bytes]
 
 
 def _cells_there(table_name: str) -> dict[bytes, list[tuple[bytes, bytes, int]]]:
-    """The rows of nodes past our own reader: qualifier, newest value and number of versions, sorted."""
+    """The rows of nodes, read without our reader: qualifier, newest value and number of versions, sorted."""
     from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery
 
     table: Any = BigtableDataClient(project=PROJECT).get_table(INSTANCE, table_name)

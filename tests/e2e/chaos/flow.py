@@ -27,15 +27,15 @@ from tests.e2e.chaos.world import World
 KILL, PAUSE, OUTAGE = "kill", "pause", "outage"
 PAUSE_S, OUTAGE_S = (3.0, 8.0), (10.0, 15.0)
 ANSWERS, OUTAGE_LIMIT_S = 20, 60.0
-"""An outage goes on, but not for ever, until so many questions were answered by 500."""
+"""An outage continues until so many requests were answered with 500, or until this time limit."""
 BLIND = 0.2
 """Share of the disturbances that do not wait until something was done since the one before."""
 PROGRESS_S, REST_S = 45.0, 4.0
-"""For how long it is waited that something is done, and at most after it."""
+"""Maximum wait for progress before a disturbance, and maximum rest after this wait."""
 LIMIT_S, STOP_S = 900.0, 60.0
 """For how long it is waited until all is done, and until the updater ends."""
 SETTLED_S = 30.0
-"""From all rows present to the end: duplicates may still be retried."""
+"""Wait after all rows exist: duplicates may still be retried."""
 MORE_S = 3.0
 ROUNDS = 5
 LATE, LATE_S = 0.03, 2.0
@@ -46,7 +46,7 @@ LOOK_S, STORE_S = 1.0, 5.0
 
 
 class Publisher:
-    """Publishes parcels in their order, as far as it is allowed; the rows of an edit are written before."""
+    """Publishes parcels in order, up to the share that `allow` sets. Most edits' rows are written before."""
 
     def __init__(self, world: World, parcels: Sequence[Parcel], random: np.random.Generator) -> None:
         self.world, self.parcels, self.random = world, parcels, random
@@ -205,7 +205,7 @@ class Storm:
     def finish(self, quiet_s: float) -> None:
         """Wait until all rows exist and leases of killed processes expired; then stop the updater.
 
-        Where messages are left, they have some more time.
+        If messages are left, the updater runs again for some time.
         """
         begun = time.monotonic()
         self.wait(LIMIT_S, lambda: not self.tally.left and not self.publisher.busy)

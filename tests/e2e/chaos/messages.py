@@ -22,7 +22,7 @@ from l2features.testing.synthetic import LAYER_SHIFT, Edit
 POISON, MISSING = 0.02, 0.01
 """Messages beside the edits, as shares of these: poison, and requests for missing ids."""
 DUPLICATES, MIXED, LOW = 0.1, 0.01, 0.3
-"""Shares of the messages that are published twice, and of the edits that name bad ids too, or can wait."""
+"""Share of messages published twice; shares of edits that also name bad ids, and that have low priority."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _missing(good: Good) -> Parcel:
 
 
 def _of_nothing(target: Target) -> Parcel:
-    """As PCGL2Cache publishes it for each request without missing ids."""
+    """A message without ids, as PCGL2Cache publishes for each request without missing ids."""
     return Parcel(Message(b"", {"table_id": target.name, "l2_cache_id": target.l2cache_id}))
 
 
@@ -183,7 +183,7 @@ class Poison:
         return self._edit_parcel(self._dump(list(bad)), self.target.table, reason, bad)
 
     def _bad_ids(self) -> list[Callable[[], tuple[tuple[int, ...], Reason]]]:
-        """Ids of each kind that are none of the target's nodes, sorted."""
+        """One function for each kind of bad id, which returns sorted ids and the reason why they are bad."""
 
         def chunk_id(*chunk: int) -> int:
             return self.target.geometry.layout.chunk_id(*chunk)

@@ -69,8 +69,10 @@ class Growth(NamedTuple):
 
 
 def growths(samples: Sequence[Footprint]) -> list[Growth]:
-    """How the last quarter differs from the second: in the median of memory, and in the least threads and
-    files, of which there are more while something is worked on."""
+    """Compare the second with the last quarter: median memory, least threads, and least open files.
+
+    Work in progress adds threads and files.
+    """
     quarter = len(samples) // 4
     before, after = samples[quarter : 2 * quarter], samples[-quarter:]
     kinds: dict[str, Callable[[Sequence[Footprint]], float]] = {

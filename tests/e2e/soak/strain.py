@@ -78,7 +78,7 @@ class Strain:
             self.expected[_letter_name(message)] = message, message.reason
 
     def publish_largest(self, messages: Sequence[Hostile]) -> None:
-        """Publish the first of some messages that Pub/Sub takes, and remember its name."""
+        """Publish the first of these messages that Pub/Sub accepts, and remember its name."""
         for message in messages:
             try:
                 self.publish_hostile(message)
