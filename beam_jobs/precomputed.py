@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
-        help=f"layers to export: some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
+        help=f"layers to export: some of {', '.join(LAYERS)}; skeletons need the graph; default: %(default)s",
     )
     parser.add_argument(
         "--segments",
