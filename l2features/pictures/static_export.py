@@ -246,14 +246,14 @@ class ExportSource:
 
     @property
     def count(self) -> int:
-        """Number of units; if skeletons are wanted, the last unit has their roots."""
+        """Number of units; if skeletons are exported, the roots that get one are the last unit."""
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:
         """Return a unit's rows by layer of the viewer, with the rows of a layer sorted by part.
 
-        A part is a shard of an index. A unit is some rows of a version's file. If skeletons are wanted, the
-        last unit has the roots that get one.
+        A part is a shard of an index. A unit is some rows of a version's file. If skeletons are
+        exported, there is one more unit, the last: the roots that get a skeleton.
         """
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):
