@@ -1,4 +1,4 @@
-"""How the tests are run; `tests.support.fixtures` has what they share."""
+"""Hooks that configure pytest; shared fixtures are in `tests.support.fixtures`."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile kernels, modules and tests once, not in each of the many processes that the tests start.
+    """Compile kernels, modules and tests once, not in each of the many test processes.
 
-    A process that runs no test needs no fixtures either, whose imports take seconds.
+    The xdist controller runs no tests, so it skips the fixtures, whose imports take seconds.
     Hypothesis examples have no deadline, because any of them may be slow on a loaded machine.
     """
     for profile, examples in EXAMPLES.items():
@@ -81,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished() -> None:
-    """Wait until all is compiled: workers collect meanwhile, and start no test before this returns."""
+    """Wait for the compilations. Workers collect meanwhile, but start no test before this returns."""
     for process in COMPILING:
         if process.wait():
             raise subprocess.CalledProcessError(process.returncode, process.args)
@@ -95,13 +95,13 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector the modules and tests, which stay: each of its passes takes a second."""
+    """Exempt imported modules and tests from garbage collection, which would take a second each time."""
     gc.freeze()
     gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder; files that take long come first, lest one is alone at the end."""
+    """Mark each test by its folder; run slow files first, so that none runs alone at the end."""
     for item in items:
         folder = item.path.parent.name
         item.add_marker(folder)

@@ -1,4 +1,4 @@
-"""The pages in Chromium: in both themes and on a phone, by keyboard, and when the server is gone."""
+"""Tests of the HTML pages in Chromium: both themes, phone size, keyboard, and a stopped server."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_page_shows_the_state(browser: Browser, server: Server) -> None:
 
 
 def colours(browser: Browser, plane: str) -> set[tuple[int, ...]]:
-    """The colours of the centres of the cells of a map."""
+    """Return the set of colours at the cell centres of a map."""
     found = browser.run(
         "const canvas = document.getElementById(`map-${arguments[0]}`), paint = canvas.getContext('2d');"
         "const {columns, rows} = state.map.planes[arguments[0]], all = [];"

@@ -1,4 +1,4 @@
-"""Roots, their nodes and skeletons in a real browser, before and after an edit."""
+"""Tests of the viewer in Chromium: a root's nodes and skeleton, before and after an edit."""
 
 from __future__ import annotations
 
@@ -36,20 +36,17 @@ BUILD = "the viewer is not built: npm ci --prefix viewer --ignore-scripts && npm
 
 
 class Stack(NamedTuple):
-    """A running stack: its URL, and the environment of commands."""
-
     url: str
     environment: dict[str, str]
 
     def command(self, *arguments: object) -> str:
-        """What a command prints."""
         argv = [sys.executable, "-m", "l2features.cli", *map(str, arguments)]
         done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
     def colours(self, root: int) -> dict[int, np.ndarray]:
-        """The colour of each node of a root, uint8 (3,), by its thickness."""
+        """Return each node's expected colour, uint8 (3,), from its thickness."""
         table = Client(self.url, "sample").neuron(root).nodes(["max_dt_nm"])
         values = table["max_dt_nm"].to_numpy()
         return dict(zip(table["id"].to_pylist(), jet(values / THICK_NM), strict=True))
@@ -74,7 +71,7 @@ def stack_of(up: Up) -> Stack:
 
 
 def jet(values: np.ndarray) -> np.ndarray:
-    """The viewer's colours of values from 0 to 1, uint8 (n, 3)."""
+    """Return the viewer's colours for values from 0 to 1, uint8 (n, 3)."""
     x = np.clip(values.astype(float), 0, 1)
     red = np.where(x < 0.89, (x - 0.35) / 0.31, 1 - (x - 0.89) / 0.11 * 0.5)
     green = np.where(x < 0.64, (x - 0.125) * 4, 1 - (x - 0.64) / 0.27)
@@ -83,7 +80,6 @@ def jet(values: np.ndarray) -> np.ndarray:
 
 
 def largest_root(stack: Stack) -> int:
-    """The root of the sample with most nodes."""
     ids = [(1 << 56) + number for number in range(1, 30)]
     url = f"{stack.url}/segmentation/api/v1/table/sample/roots?int64_as_str=true"
     roots = {int(root) for root in requests.post(url, json={"node_ids": ids}, timeout=60).json()["root_ids"]}
@@ -93,7 +89,7 @@ def largest_root(stack: Stack) -> int:
 
 # ------------------------------------------------------------------ what is seen
 def state_of(link: str) -> dict[str, Any]:
-    """The state of a link, with nothing coloured but nodes and skeletons."""
+    """Return a link's state, with only the nodes and skeletons coloured."""
     state: dict[str, Any] = json.loads(unquote(link.partition("#!")[2]))
     root = state["layers"][0]["segments"][0]
     state["layers"][0]["segmentColors"] = {root: SKELETON}
@@ -106,7 +102,7 @@ def show(browser: Browser, state: dict[str, Any]) -> None:
 
 
 def drawn(browser: Browser) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels of the 3-D view, int (height, width, 3), and the place of the first one."""
+    """Return the 3-D view's pixels, int (height, width, 3), and its top left corner."""
     box = browser.run(
         "const b = document.querySelector('.neuroglancer-rendered-data-panel').getBoundingClientRect();"
         "return [b.left, b.top, b.right, b.bottom].map(Math.round)"
@@ -116,17 +112,16 @@ def drawn(browser: Browser) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def places_of(view: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """The places (n, 2), y and x, of pixels of a colour."""
+    """Return (y, x) of the pixels that have a colour, (n, 2)."""
     return np.argwhere(abs(view - colour).max(axis=2) <= 4)
 
 
 def seen(view: np.ndarray, colours: dict[int, np.ndarray]) -> set[int]:
-    """The nodes whose colours are there."""
     return {node for node, colour in colours.items() if len(places_of(view, colour)) >= LEAST}
 
 
 def skeleton_pixels(view: np.ndarray) -> int:
-    """How many pixels are magenta, on black."""
+    """Count the magenta pixels."""
     red, green, blue = view.transpose(2, 0, 1)
     return int(((red > 100) & (abs(red - blue) <= 10) & (green < red / 4)).sum())
 
@@ -143,7 +138,7 @@ def wait_for_root(browser: Browser, colours: dict[int, np.ndarray]) -> np.ndarra
 
 
 def check_hovering(browser: Browser, stack: Stack, view: np.ndarray, colours: dict[int, np.ndarray]) -> None:
-    """Hovering over a node shows its properties. Any node of nearly the same colour is accepted."""
+    """Check that hovering over a node shows its properties. Nodes of nearly the same colour also count."""
     colour = max(colours.values(), key=lambda one: len(places_of(view, one)))
     alike = [node for node, own in colours.items() if abs(own.astype(int) - colour).max() <= 8]
     places = places_of(view, colour)

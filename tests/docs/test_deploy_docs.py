@@ -1,4 +1,4 @@
-"""docs/deploy.md: programs accept its commands."""
+"""Tests of the commands and the log line in docs/deploy.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of the docs after ``<!-- example -->`` run, in the order of their page, on the README's sample."""
+"""Tests of the docs' blocks after ``<!-- example -->``, run page by page on the README's sample."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a shell in that folder, in which this process works too."""
+    """Change to that folder; return the environment for shell commands."""
     monkeypatch.chdir(folder)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""gcloud accepts the commands in the docs, within the limits of the services."""
+"""Tests of the docs' gcloud commands: gcloud parses them, and values are within service limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_TIMES_THE_FEWEST = 10
 
 
 def one_word_flags(words: list[str]) -> str:
-    """The command, with flags behind the names and as ``--flag=value``: the linter reads no others."""
+    """Return the command with flags last and as ``--flag=value``, the only form the linter reads."""
     flags, names = [], []
     left = iter(words)
     for word in left:
@@ -63,9 +63,9 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def errors(calls: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What gcloud's own parsers say of the page's commands and of wrong ones, of which none is run.
+    """Return the error of gcloud's linter for each of the page's commands and for the wrong ones.
 
-    "" for a command that they accept.
+    It is "" for a valid command. None is run.
     """
     need_program(shutil.which("gcloud"), HOW_TO_GET_GCLOUD)
     words = [*of_program(calls, "gcloud"), *(command.split() for command in REFUSED)]
@@ -108,7 +108,7 @@ def clusters(calls: list[list[str]]) -> Iterator[dict[str, str]]:
 
 
 def autoscaling(calls: list[list[str]]) -> Iterator[dict[str, int]]:
-    """The figures of each command that sets them, of an instance or of a cluster."""
+    """Yield the autoscaling values that commands set for instances and clusters."""
     names = ("min-nodes", "max-nodes", "cpu-target")
     for cluster in clusters(calls):
         yield {name: int(cluster[f"autoscaling-{name}"]) for name in names}
@@ -131,7 +131,7 @@ DAYS_OF_A_BACKUP = 90
 
 
 def test_names_and_times_are_valid_for_the_services(calls: list[list[str]]) -> None:
-    """Of service accounts, instances, clusters, topics and subscriptions; and of backups."""
+    """Check the names of created resources, and the retention of backups."""
     patterns = {
         "service-accounts": r"[a-z][-a-z0-9]{4,28}[a-z0-9]",
         "instances": r"[a-z][-a-z0-9]{4,31}[a-z0-9]",

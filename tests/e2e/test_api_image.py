@@ -1,4 +1,4 @@
-"""The image of the HTTP API: its Dockerfile's steps, run without Docker."""
+"""Tests of the API's Dockerfile, whose steps run without Docker."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def steps() -> list[Step]:
 
 
 def test_it_contains_what_the_server_needs(steps: list[Step], undisturbed: Path, tmp_path: Path) -> None:
-    """Follow its COPY lines, build the packages from these files alone, and run its command."""
+    """Check the command and health check, with only the files that COPY takes."""
     follow_copies(DOCKERFILE, steps, tmp_path)
     site = build(tmp_path)
     command = json.loads(last(steps, "CMD"))
@@ -58,7 +58,6 @@ def test_it_contains_what_the_server_needs(steps: list[Step], undisturbed: Path,
 
 
 def test_what_is_compiled_when_it_is_built(steps: list[Step], tmp_path: Path) -> None:
-    """Run the command; its kernels lie where the server looks for them."""
     (compiling,) = [s.rest for s in steps if s.word == "RUN" and s.rest.startswith("python")]
     variables = {**os.environ, **environment(steps), "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], env=variables, check=True)

@@ -1,4 +1,4 @@
-"""Bodies that are too large, compressed or of too many values are refused in bounded memory."""
+"""Tests of request bodies that are too large, compressed or have too many values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ MAX_BODY = 16 * MIB
 
 
 def bomb(size: int) -> bytes:
-    """Return a gzip file of ``size`` zeros."""
     packer = zlib.compressobj(9, wbits=31)
     return b"".join([packer.compress(b"\0" * MIB) for _ in range(size // MIB)] + [packer.flush()])
 
@@ -154,7 +153,6 @@ def test_memory_is_bounded_under_many_attacks_at_once(server: Server) -> None:
 
 
 def test_more_waiting_requests_than_permits(tmp_path: Path) -> None:
-    """One waits, one is refused; a third, which does not wait, is served."""
     body = {"l2_ids": [GEOMETRY.layout.chunk_id(0, 0, 0) + 9]}
     env = {"L2CACHE_MAX_WAITING": "1", "L2CACHE_RETRY_AFTER_S": "3"}
     with Server(small_table(tmp_path), env) as narrow:

@@ -1,4 +1,4 @@
-"""The chaos of the benchmarks on a small scale: it passes, and it would not if anything were wrong."""
+"""Tests of the chaos test: it passes at a small scale, and its checks find errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_worker_is_killed_and_bigtable_stopped() -> None:
 
 
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
-    """Of the rows, one is missing, one has another byte, and one is of no node; of the letters likewise."""
+    """Check that missing, wrong and superfluous rows and dead letters are found."""
     with World(tmp_path, Spec(grid=(2, 2, 1)), edits=6) as world:
         store = open_store(world.dataset(TABLE).store, world.dataset(TABLE).l2cache_id)
         store.create(Meta("by_table", "precomputed://", world.t0, world.geometry))

@@ -1,4 +1,4 @@
-"""A command whose output nobody reads, as in `| head`, ends without a traceback."""
+"""Tests of commands whose stdout is closed early, as by `| head`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RAISES = "from beam_jobs.command import exit_status\ndef run(): raise BrokenPipe
 
 
 def run_unread(*command: str, **more: str) -> tuple[int, str]:
-    """Exit status and stderr of a Python command, whose stdout is a pipe without a reader."""
+    """Run Python with a closed pipe as stdout; return exit status and stderr."""
     reader, writer = os.pipe()
     os.close(reader)
     try:

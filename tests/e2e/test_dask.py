@@ -1,4 +1,4 @@
-"""Jobs on a Dask cluster whose scheduler and workers are processes of their own."""
+"""Tests of jobs on a Dask cluster with scheduler and workers as processes."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ sys.addaudithook(hook)
 
 @pytest.fixture(scope="module")
 def deadly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """While this file exists, processes of the cluster end when they open the file `KILLS`."""
+    """Return a path; while the file exists, workers exit on opening the file `KILLS`."""
     return tmp_path_factory.mktemp("deadly") / "file"
 
 
 @pytest.fixture(scope="module")
 def cluster(deadly: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    """A worker below a nanny, and one without."""
+    """Start two workers, one with a nanny and one without."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "sitecustomize.py").write_text(ENDS.format(name=KILLS, deadly=str(deadly)))
     variables = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
@@ -66,7 +66,6 @@ def cluster(deadly: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_the_same_files_as_on_one_machine(
     cluster: DaskCluster, sample: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every job, with no more chunks in flight than the workers need."""
     config, in_flight = dataset_file(tmp_path, sample), []
     submit = DaskWorkers.submit
 
@@ -103,7 +102,6 @@ def test_chunks_that_kill_hang_and_break(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The others are done, these have failed with their reasons, and the next run does them."""
     shutil.copytree(sample, tmp_path / "segmentation")
     hangs, broken = (next(tmp_path.glob(f"segmentation/*/{name}*")) for name in (HANGS, BROKEN))
     deadly.touch()
@@ -136,7 +134,6 @@ def test_chunks_that_kill_hang_and_break(
 
 
 def test_kill_9_of_a_worker(cluster: DaskCluster, slow_sample: Path) -> None:
-    """Its chunks are done by the other one; no process is left of it."""
     job = start(slow_sample, "--create", *cluster.flags)
     wait_until(lambda: done_chunks(slow_sample) > 20)
     worker = cluster.workers.pop(0)
@@ -153,7 +150,6 @@ def test_kill_9_of_a_worker(cluster: DaskCluster, slow_sample: Path) -> None:
 
 
 def test_the_next_job_connects_again(cluster: DaskCluster) -> None:
-    """A job's connection is closed at its end; the next job opens a new one."""
     job: Any = SimpleNamespace(warm_up=int, open_worker=int)
     with closing(DaskWorkers(cluster.address)) as workers:
         for _ in range(2):
@@ -163,7 +159,7 @@ def test_the_next_job_connects_again(cluster: DaskCluster) -> None:
 
 @contextmanager
 def after(condition: Callable[[], bool], do: Callable[[], object]) -> Iterator[None]:
-    """Do something in a thread, while the block runs, once a condition holds."""
+    """Call a function in a thread once a condition holds, while the block runs."""
 
     def wait() -> None:
         wait_until(condition, 60)
@@ -180,7 +176,7 @@ def after(condition: Callable[[], bool], do: Callable[[], object]) -> Iterator[N
 def test_workers_that_no_longer_answer(
     cluster: DaskCluster, slow_sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First they are paused, then all are gone, and then the scheduler."""
+    """Check the errors after the worker is paused, workers are stopped, and the scheduler is stopped."""
     monkeypatch.setattr(dask_workers, "WITHOUT_WORKERS_S", 2.0)
     [nanny] = cluster.workers
     [worker] = [p for p in psutil.Process(nanny.pid).children() if "spawn_main" in " ".join(p.cmdline())]
@@ -219,7 +215,7 @@ def test_workers_that_no_longer_answer(
 
 
 def test_no_scheduler(sample: Path, tmp_path: Path) -> None:
-    """One line, although Dask tries again and again for a while."""
+    """Check for an error of one line, although Dask retries."""
     address, begin = f"tcp://127.0.0.1:{free_port()}", time.monotonic()
     flags = ["--runner=DaskRunner", f"--dask_client_address={address}"]
     done = run_ingest(dataset_file(tmp_path, sample), "--create", *flags)

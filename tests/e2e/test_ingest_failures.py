@@ -1,4 +1,4 @@
-"""The batch ingest when something fails: nothing is lost, nothing is called done that is not."""
+"""Tests of failures during the batch ingest: no data is lost, and records are correct."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.jobs import ROOT, dataset_file, run_ingest
 
 
 def sabotage_chunk_1_0_0(folder: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
-    """Make every worker do this when it reads chunk 1,0,0."""
+    """Make every worker run this code when it reads chunk 1,0,0."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
         "read = v.Volume.slabs\n"

@@ -1,4 +1,4 @@
-"""The packages as they are published: built, installed, and run where the checkout is not found."""
+"""Tests of the built and installed packages, run without the checkout."""
 
 from __future__ import annotations
 
@@ -38,14 +38,13 @@ for name in names:
 
 
 class Installed(NamedTuple):
-    """A python that has the wheel, and a folder where nothing else is found."""
+    """A Python that has the wheel, and an empty working folder."""
 
     python: Path
     folder: Path
     site: Path
 
     def run(self, *command: str, **variables: str) -> str:
-        """What a command of the environment prints; it must succeed."""
         program = str(self.python.parent / command[0])
         ran = subprocess.run(
             [program, *command[1:]],
@@ -72,7 +71,7 @@ def installed(published: Published, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_what_is_published(published: Published) -> None:
-    """Every module of the packages, the viewer if it is built, and of the tests and benchmarks nothing."""
+    """Check for all files of the packages, and none of the tests and benchmarks."""
     with zipfile.ZipFile(published.wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == published.files
     with tarfile.open(published.sdist) as archive:
@@ -84,7 +83,6 @@ def test_what_is_published(published: Published) -> None:
 
 
 def test_every_module_is_found(published: Published, installed: Installed) -> None:
-    """None needs what is not published, but those for tests; gunicorn's configuration is no module."""
     names = [name for name in published.files if name.endswith(".py") and "/testing/" not in name]
     modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names}
     modules -= {"api.gunicorn.conf", "l2features.cli.__main__"}

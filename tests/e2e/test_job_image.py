@@ -1,4 +1,4 @@
-"""The image of the jobs, followed as far as that goes without Docker."""
+"""Tests of the jobs' Dockerfile, as far as its steps run without Docker."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def targets() -> dict[str, list[Step]]:
 
 @pytest.fixture(scope="module")
 def root(targets: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of the stage that all jobs share: its COPY lines are followed, and the packages built."""
+    """Return a folder with the files of the jobs' common stage and the packages built."""
     root = tmp_path_factory.mktemp("image")
     follow_copies(DOCKERFILE, targets["jobs"], root)
     assert {path.name for path in build(root).iterdir()} == {"l2features", "beam_jobs"}
@@ -72,7 +72,7 @@ def root(targets: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactor
 def test_an_image_launches_its_job(
     targets: dict[str, list[Step]], root: Path, job: str, config: Path, tmp_path: Path
 ) -> None:
-    """The other COPY lines are followed, and its own commands run with the packages of these files alone."""
+    """Check the launcher with only the files that the image's COPY lines take."""
     steps, site = targets[job], root / SITE.strip("/")
     assert steps[: len(targets["jobs"])] == targets["jobs"]
     follow_copies(DOCKERFILE, steps[len(targets["jobs"]) :], root)
@@ -106,7 +106,7 @@ def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> 
 
 
 def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[Step]]) -> None:
-    """The image's own command runs. Here its kernels may be compiled already."""
+    """Run the image's command. Here its kernels may be compiled already."""
     (compiling,) = [s.rest for s in targets["jobs"] if s.word == "RUN" and s.rest.startswith("python")]
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], check=True)
     assert environment(targets["jobs"])["NUMBA_CPU_NAME"] == "generic"

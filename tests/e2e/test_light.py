@@ -1,4 +1,4 @@
-"""The light installation: the wheel without extras, in a new environment."""
+"""Tests of the light installation: the wheel without extras, in a new environment."""
 
 from __future__ import annotations
 
@@ -53,8 +53,6 @@ ABSENT = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sy
 
 
 class Light(NamedTuple):
-    """A python with the light installation, its size and an empty folder."""
-
     python: Path
     wheel: Path
     bytes: int
@@ -98,7 +96,7 @@ def server(undisturbed: Path) -> Iterator[Server]:
 
 
 class Segment(NamedTuple):
-    """A segment, and the number and volume of its nodes, counted one by one."""
+    """A segment, and the number and summed volume of its nodes."""
 
     root_id: int
     n_nodes: int
@@ -119,7 +117,7 @@ def segment(undisturbed: Path) -> Segment:
 
 
 def test_it_is_small_and_quickly_imported(light: Light) -> None:
-    """CPU time counts, as other processes do not change it. The first run compiles and is left out."""
+    """Check CPU time, because load affects it less. The first run compiles and does not count."""
     times = [light.run("python", "-c", IMPORT).stdout.split() for _ in range(4)][1:]
     wall, cpu = (min(map(float, column)) for column in zip(*times, strict=True))
     print(f"light installation: {light.bytes / 1e6:.0f} MB, import {cpu:.2f} s of processor, {wall:.2f} s")
@@ -131,7 +129,6 @@ def test_it_is_small_and_quickly_imported(light: Light) -> None:
 def test_a_script_prints_a_summary_from_a_server_and_from_the_table(
     light: Light, undisturbed: Path, server: Server, segment: Segment
 ) -> None:
-    """The script of the docs."""
     assert SCRIPT
     outputs = [
         light.run("python", "-c", SCRIPT[1], place, "sample", str(segment.root_id)).stdout
@@ -198,7 +195,7 @@ def test_with_the_extra_bigtable_rows_are_those_of_the_compiled_decoder(
 
 
 def copied_to_bigtable(config: Path, folder: Path) -> tuple[Path, Ids]:
-    """Return a data sets file whose store is a copy in the emulator, and all ids."""
+    """Copy the table to the emulator; return its data sets file and all ids."""
     name = f"light_{os.getpid()}"
     with closing(open_table(config)) as source, closing(open_store(STORE_URL, name)) as copy:
         rows, meta = all_rows(source), source.meta()

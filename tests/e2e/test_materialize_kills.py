@@ -1,4 +1,4 @@
-"""Versions whose job is killed at any moment: the same command makes the same files."""
+"""Tests of materialize jobs killed at any moment: a second run makes the same files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def check_whole(folder: Path) -> None:
-    """A version that has its manifest has all of its files."""
+    """Check that a version with a manifest has all of its files."""
     files = Folder(str(folder))
     for number in version_numbers(files):
         for layer in read_manifest(files, number).layers:
@@ -96,7 +96,7 @@ def test_killed_before_any_change_of_a_file(config: Path, output: Path, tmp_path
 
 
 def test_kill_9_of_the_whole_group(config: Path, output: Path) -> None:
-    """No worker process goes on, and the next run is not kept from the version by a lock."""
+    """Check that the workers exit, and that no lock blocks the next run."""
     options = ["--config", config, "--dataset", "sample", "--timestamp", TIME, "--output", output / "killed"]
     command = [sys.executable, "-m", "beam_jobs.materialize", *map(str, options), "--workers=1"]
     job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=-1, stderr=-1)

@@ -1,4 +1,4 @@
-"""nginx in front of two servers: slow clients, malformed requests, restarts and killed workers."""
+"""Tests of nginx before two servers: slow clients, malformed requests, restarts, killed workers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MIB = 1 << 20
 
 
 class Pair:
-    """Two servers of two processes each, and nginx in front of them."""
+    """Two servers of two workers each behind nginx."""
 
     def __init__(self, folder: Path) -> None:
         self.config, self.folder = small_table(folder, NODES), folder
@@ -230,7 +230,7 @@ def test_a_request_id_is_passed_on(pair: Pair, nginx: Nginx) -> None:
 
 # ------------------------------------------------------------------ restarts and killed workers
 def drain(pair: Pair, number: int) -> None:
-    """Run the preStop command of compose.yaml; meanwhile the server is not ready, and still serves."""
+    """Run compose.yaml's preStop command; check that the server is not ready but still serves."""
     service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["api"]
     [step] = service["pre_stop"]
     command = [word.replace("$$", "$") for word in step["command"]]

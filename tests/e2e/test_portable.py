@@ -1,4 +1,4 @@
-"""The batch job through Beam's portability layer: launcher, job service and workers are apart."""
+"""Tests of jobs through Beam's portability layer, with separate job service and workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recorded(file: Path) -> list[Recorded]:
 def test_workers_apart_from_the_launcher(
     cluster: Cluster, sample: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """They read every chunk, from a folder of their own, by the installed code; the table is the same."""
+    """Check that only workers read chunks, in their own folder and with the installed code."""
     config = dataset_file(tmp_path, sample)
     launcher = start(config, "--create", *cluster.flags, cwd=ROOT)
     out, err = launcher.communicate(timeout=120)
@@ -84,7 +84,7 @@ def test_a_missing_worker_pool_or_job_service(
 
 
 def test_what_a_failure_ends_with() -> None:
-    """The job service's text has its own traceback, then the worker's, and the worker's error last."""
+    """Check that the reason is the worker's error, which is last in the job service's text."""
     inner = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\n    ^^^\n'
     error = "l2features.core.errors.StoreError: table: gone: [Errno 2] [while running 'Write']"
     text = f"Pipeline job failed in state FAILED: Error.\n{inner}RuntimeError: {inner}{error}\n"
@@ -93,7 +93,6 @@ def test_what_a_failure_ends_with() -> None:
 
 
 def test_a_worker_and_then_the_service_die(cluster: Cluster, slow_sample: Path) -> None:
-    """The job ends with an error, and goes on when it is started again."""
     launcher = start(slow_sample, "--create", *cluster.flags)
     wait_until(lambda: done_chunks(slow_sample) > 20)
     (worker,) = cluster.workers

@@ -1,8 +1,8 @@
-"""Chunks and messages that kill their worker, through Beam's portability layer.
+"""Tests of chunks and messages that kill their worker in Beam's portability layer.
 
 Unlike Dataflow, Beam's local job service neither repeats a bundle nor survives its worker's death: the job
-fails. So it is submitted again, which looks to the store like a repeated bundle. All attempts but the last
-are counted beforehand, as if workers had died.
+fails. So the tests run it again, which the store sees as a repeated bundle. They count all attempts but the
+last beforehand, as if workers had died.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOST = ("a worker is lost", "Channel closed prematurely")
 
 @pytest.fixture
 def deadly(cluster: Cluster, sample: Path, undisturbed: Path) -> Iterator[Path]:
-    """Workers die when they read the file of chunk `DEADLY`, as long as the returned file exists."""
+    """Return a file; while it exists, workers die on reading the file of chunk `DEADLY`."""
     geometry = open_sample(undisturbed)[1]
     corners = zip(geometry.origins([DEADLY])[0].tolist(), geometry.chunk_size, strict=True)
     bounds = "_".join(f"{start}-{start + size}" for start, size in corners)
@@ -57,7 +57,7 @@ def deadly(cluster: Cluster, sample: Path, undisturbed: Path) -> Iterator[Path]:
 def test_a_chunk_that_kills_its_worker_is_recorded(
     cluster: Cluster, sample: Path, undisturbed: Path, tmp_path: Path, deadly: Path
 ) -> None:
-    """After three attempts the others are done, the chunk has failed, and the next run retries it."""
+    """Check that the chunk fails after three attempts, others are done, and the next run retries it."""
     config = dataset_file(tmp_path, sample)
 
     def run() -> Ran:
@@ -84,7 +84,7 @@ def test_a_chunk_that_kills_its_worker_is_recorded(
 
 @contextmanager
 def pausing(file: Path) -> Iterator[None]:
-    """Have the store pause for a second, again and again."""
+    """Lock the store for a second, repeatedly."""
     ended = threading.Event()
 
     def pause() -> None:
@@ -105,7 +105,7 @@ def pausing(file: Path) -> Iterator[None]:
 
 
 def write_messages(file: Path, edits: list[bytes]) -> None:
-    """Messages of the last minute, in a file for `stream_job`."""
+    """Write messages of the last minute to a file for `stream_job`."""
     now = time.time()
     lines = [json.dumps([f"{n}", data.hex(), now - 60 + n / 10]) for n, data in enumerate(edits)]
     file.write_text("\n".join(lines))
@@ -119,7 +119,7 @@ def run_stream(config: Path, folder: Path, flags: list[str]) -> Ran:
 def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
     cluster: Cluster, undisturbed: Path, tmp_path: Path, deadly: Path
 ) -> None:
-    """200 messages, of which one kills, one is poison and one names an unknown node; the store pauses."""
+    """Check 200 messages: one kills, one is poison, one names an unknown node; the store pauses."""
     config = own_copy(undisturbed, tmp_path)
     store = open_table(config)
     geometry = store.geometry()

@@ -1,4 +1,4 @@
-"""A static export whose processes are killed: the same command makes the same files."""
+"""Tests of static exports that are killed: a second run makes the same files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.version_job import files_of
 
 
 def test_kill_9_of_the_whole_group(tmp_path: Path) -> None:
-    """No worker process goes on, and the next run is not kept from the export by a lock."""
+    """Check that the workers exit, and that no lock blocks the next run."""
     write_chain(tmp_path / "versions", nodes=2_000)
     config = dataset_file(tmp_path, "precomputed://file:///nowhere", versions=str(tmp_path / "versions"))
     with closing(open_table(config)) as store:

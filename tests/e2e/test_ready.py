@@ -1,4 +1,4 @@
-"""/ready with a store that stops and returns, a missing table, or a graph that does not answer."""
+"""Tests of /ready with a store that stops and returns, a missing table, or a silent graph."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def fill(config: Path) -> None:
 
 
 def wait_for(server: Server, status: int, but_not: str = "") -> requests.Response:
-    """The first answer with this status in which no data set is ``but_not``."""
+    """Return the first answer with this status in which no data set is ``but_not``."""
     until = time.monotonic() + 60
     while True:
         start = time.monotonic()

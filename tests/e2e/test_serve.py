@@ -1,4 +1,4 @@
-"""`l2features serve`."""
+"""Tests of `l2features serve`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/dat
 # ------------------------------------------------------------------ l2features serve
 @pytest.fixture
 def serving(undisturbed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A running command that has printed its greeting, and this greeting."""
+    """Yield a running command and its greeting."""
     environment = {**os.environ, "PCGL2CACHE_URL_PREFIX": "/my/cache/", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "l2features.cli", "serve", str(undisturbed)]
     with (tmp_path / "log").open("w") as log:

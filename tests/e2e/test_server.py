@@ -1,4 +1,4 @@
-"""The server as a process: how it starts and ends."""
+"""Tests of the server process: how it starts and ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_the_server_ends_with_all_its_processes(undisturbed: Path, node_ids: Ids, tmp_path: Path) -> None:
-    """Under load. Reads refused while the port closes do not count: a proxy retries them (test_nginx)."""
+    """Check this under load. Reads refused on shutdown do not count: a proxy retries them (test_nginx)."""
     env = {"L2CACHE_WORKERS": "2", "TMPDIR": str(tmp_path)}
     with Server(undisturbed, env, log_file=tmp_path / "log") as server:
         assert len(glob.glob(f"{tmp_path}/l2cache-metrics-*")) == 1

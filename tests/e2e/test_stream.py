@@ -1,4 +1,4 @@
-"""The local updater as a process, with the Pub/Sub emulator and a SQLite store."""
+"""Tests of the local updater process with the Pub/Sub emulator and a SQLite store."""
 
 from __future__ import annotations
 
@@ -66,7 +66,6 @@ class Running:
         wait_for(ready.exists, LONGEST_S)
 
     def ids(self, chunk: Chunk) -> Ids:
-        """The nodes of a chunk."""
         chunk_id = self.geometry.chunk_id(chunk)
         return self.store.scan_chunk(chunk_id, self.geometry.layout.last_id(chunk_id)).ids
 
@@ -74,7 +73,6 @@ class Running:
         return self.store.read(ids).features.tobytes()
 
     def forget(self, ids: Ids) -> None:
-        """Remove rows, so that they are missing."""
         for node in ids.tolist():
             self.store.delete(node, node)
         assert not self.store.read(ids).found.any()
@@ -86,7 +84,7 @@ class Running:
         wait_for(lambda: bool(self.store.read(ids).found.all()), LONGEST_S)
 
     def done(self) -> int:
-        """Messages done, from the freshness of the table."""
+        """Return the number of messages done, from the table's freshness record."""
         updates = read_updates(self.store)
         return updates.updaters[0].messages if updates and updates.updaters else 0
 
@@ -101,7 +99,7 @@ class Running:
         return found
 
     def left(self) -> list[bytes]:
-        """Messages left in the subscription after the updater has ended and nacked the rest."""
+        """Return the messages left in the subscription."""
         subscribed = Subscription(self.feed.subscription)
         left = [message.data for message in subscribed.pull(100, 3)]
         subscribed.close()
@@ -116,7 +114,6 @@ class Running:
 def running(
     request: pytest.FixtureRequest, config: Path, pubsub: PubSubEmulator, tmp_path: Path
 ) -> Iterator[Running]:
-    """An updater of two workers, or as many as its parameter."""
     workers = str(getattr(request, "param", 2))
     running = Running(config, tmp_path, "--workers", workers, "--attempts", "2")
     yield running
@@ -201,7 +198,6 @@ def test_poison_becomes_dead_letters_and_later_messages_are_done(running: Runnin
 
 
 def test_killed_workers(running: Running) -> None:
-    """Their batches are retried by others, whenever they die."""
     ids = np.concatenate([running.ids(Chunk(x, y, 0)) for x in range(3) for y in range(2)])
     before = running.rows(ids)
     running.forget(ids)
@@ -223,7 +219,7 @@ def test_killed_workers(running: Running) -> None:
 
 @pytest.mark.parametrize("running", [1], indirect=True)
 def test_a_killed_updater(running: Running, config: Path, tmp_path: Path) -> None:
-    """Its messages are redelivered when the leases expire; its workers exit, even if they hang."""
+    """Check that its messages are redelivered, and that its suspended workers exit."""
     ids = running.ids(Chunk(0, 1, 0))
     before, workers = running.rows(ids), running.workers()
     for worker in workers:
@@ -242,7 +238,7 @@ def test_a_killed_updater(running: Running, config: Path, tmp_path: Path) -> Non
 
 
 def before_reads(folder: Path, statements: str) -> str:
-    """Return a PYTHONPATH with which processes run statements before they read a ``chunk``."""
+    """Return a PYTHONPATH that makes processes run statements before they read a ``chunk``."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
         "read = v.Volume.slabs\n"
@@ -293,7 +289,7 @@ def ended_when(condition: Callable[[], bool]) -> Iterator[None]:
 
 
 def test_a_signal_to_all_processes(config: Path, pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """Service managers and terminals send it to all; batches in progress are finished."""
+    """Check that batches finish, because service managers and terminals signal all processes."""
     reading, go = tmp_path / "reading", tmp_path / "go"
     wait = f"open({str(reading)!r}, 'w')\n    while not os.path.exists({str(go)!r}): time.sleep(0.05)"
     path = before_reads(tmp_path, wait)
@@ -318,7 +314,6 @@ def test_a_signal_to_all_processes(config: Path, pubsub: PubSubEmulator, tmp_pat
 def test_a_message_that_kills_its_workers(
     undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It becomes a dead letter, and the messages of its batch are done."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "if tuple(chunk) == (1, 0, 0): os._exit(9)"))
     monkeypatch.setattr(updater_run, "MAX_DEATHS", 2)
     monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 1)

@@ -1,4 +1,4 @@
-"""All on one machine by one command."""
+"""Tests of `l2features up`, which runs all services."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
 
 
 def snippet(said: str, node: int) -> Any:
-    """Run the Python example that it prints, with an L2 id; returns the result."""
+    """Run the printed Python example with an L2 id; return its result."""
     found = re.search(r"^  from caveclient.*?(?=\n\n)", said, re.MULTILINE | re.DOTALL)
     assert found
     *first, last = textwrap.dedent(found[0]).replace("(ID)", f"({node})").splitlines()

@@ -1,4 +1,4 @@
-"""What `l2features up` says where it cannot start."""
+"""Tests of errors of `l2features up`, and of its supervisor."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_without_a_cloud_sdk_it_says_how_to_get_one(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files of a Google Cloud SDK, the only one that is found."""
+    """Return the folder of a fake Google Cloud SDK, the only one that is found."""
     sdk = tmp_path / "sdk"
     for name in ("bin/gcloud", *(f"platform/{program.in_platform}" for program in (BIGTABLE, PUBSUB))):
         (sdk / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def test_a_folder_with_the_sample_and_one_that_was_moved(
 
 # ------------------------------------------------------------------ the supervisor
 def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
-    """Also where it does not listen to SIGTERM, and a second signal comes."""
+    """Check this for a command that ignores SIGTERM, and after a second signal."""
     code = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     code += "sleep = subprocess.Popen(['sleep', '600']); print('up', flush=True); sleep.wait()"
     with CommandSupervisor(lambda **more: {**os.environ, **more}, tmp_path) as supervisor:

@@ -1,4 +1,4 @@
-"""Recorded messages replayed where the graph is a server and the store a file: without any Google service."""
+"""Tests of recorded messages with a graph server and a SQLite store, without Google services."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPLETE = "196 nodes expected: 196 present (0 of them marked empty), 0 missing"
 
 @pytest.fixture(scope="module")
 def recorded(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recordings]:
-    """The recordings, and a server that serves their graph without a table."""
+    """Return the recordings, with a server of their graph running."""
     folder = shared("cave")
     recorded = Recordings(folder, tmp_path_factory.mktemp("layers"))
     command = [
@@ -91,7 +91,7 @@ FORMS = (
 def test_replay_without_any_google_process(
     recorded: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """Ingest at T0, 18 edits: every node ever made has its recorded features, and the audit says so."""
+    """Check that nodes named by the 18 edits get their recorded features, and the audit is complete."""
     for service in ("BIGTABLE", "PUBSUB"):
         monkeypatch.delenv(f"{service}_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))

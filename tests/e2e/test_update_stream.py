@@ -1,4 +1,4 @@
-"""The recorded edits from Pub/Sub to Bigtable: ingest, updater and audit as they run, on the emulators."""
+"""Tests of recorded edits from Pub/Sub to Bigtable: ingest, updater and audit on emulators."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ LONGEST_S = 300.0
 
 @pytest.fixture
 def config(recordings: Recordings, tmp_path: Path) -> Path:
-    """The data sets file of the recorded graph, ingested at T0 into a table of the recorded name.
+    """Ingest the recorded graph at T0; return its data sets file.
 
-    That table is in an instance of its own, because the emulator has the recorded table too.
+    The table is in a separate instance, because the emulator has the recorded table of that name.
     """
     keys = {
         "graph": f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2",
@@ -52,7 +52,7 @@ def config(recordings: Recordings, tmp_path: Path) -> Path:
 
 
 class Updater:
-    """The updater as a process, between a subscription and a topic of dead letters."""
+    """An updater process with a subscription and a dead letter topic."""
 
     def __init__(self, config: Path, log: Path) -> None:
         self.edits, self.dead, self.log = Feed(), Feed("dead"), log
@@ -63,7 +63,7 @@ class Updater:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=file, env=dict(os.environ))
 
     def left(self) -> list[bytes]:
-        """What is still to be done."""
+        """Return the messages left in the subscription."""
         subscribed = Subscription(self.edits.subscription)
         left = [message.data for message in subscribed.pull(100, 3)]
         subscribed.close()
@@ -86,7 +86,7 @@ def updater(pubsub: PubSubEmulator, config: Path, tmp_path: Path) -> Iterator[Up
 def test_edits_from_pubsub_to_bigtable(
     recordings: Recordings, config: Path, updater: Updater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every node that was ever made has exactly its recorded features, and nothing is left to be done."""
+    """Check that nodes named by edits get their recorded features, and that no message is left."""
     ids, features = named(recordings), recordings.json("features.json")["features"]
     dataset = load_dataset("fixture_v2", config)
     store = open_store(dataset.store, dataset.l2cache_id)

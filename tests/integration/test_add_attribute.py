@@ -1,4 +1,4 @@
-"""An attribute is added in two places, the schema and the kernel: all else follows, old rows included."""
+"""Tests of a new attribute in schema and kernel: all outputs have it, and old rows stay readable."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an ingest of two nodes, of 8 voxels and of one, leaves and serves."""
+    """Ingest two nodes, of 8 voxels and of one; return what all outputs show."""
     from cloudvolume import CloudVolume
 
     folder = tmp_path_factory.mktemp("sample")

@@ -1,4 +1,4 @@
-"""Authentication: the recorded cases, and a service that fails."""
+"""Tests of authentication: the recorded cases, and an authentication service that fails."""
 
 from __future__ import annotations
 
@@ -54,8 +54,6 @@ DEVIATIONS = {
 
 
 class Client(Server):
-    """Our server, and requests to it."""
-
     def send(self, method: str, path: str, headers: dict[str, str], body: str | None) -> requests.Response:
         url = self.url + path
         return requests.request(method, url, headers=headers, data=body, allow_redirects=False, timeout=60)
@@ -77,7 +75,7 @@ def auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthServer]:
 def start(
     auth: AuthServer, recordings: Recordings, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Client]]:
-    """Start a server of the recorded cache that uses the fake authentication service."""
+    """Return a function that starts a server with the fake authentication service."""
     servers = []
     entry = {"cv_path": recordings.cv_path("fixture_v2"), "l2cache_id": "l2cache_fixture", "store": STORE_URL}
 
@@ -96,19 +94,17 @@ def start(
 
 @pytest.fixture(scope="module")
 def server(start: Callable[..., Client]) -> Client:
-    """A server with a short deadline; each test uses new tokens."""
     return start(L2CACHE_AUTH_TIMEOUT_S=str(DEADLINE_S), L2CACHE_RETRY_AFTER_S="1")
 
 
 @pytest.fixture(scope="module")
 def patient(start: Callable[..., Client]) -> Client:
-    """A server that waits for the service as long as a loaded machine takes."""
     return start(L2CACHE_AUTH_TIMEOUT_S=str(LATEST_S))
 
 
 @pytest.fixture
 def repaired(server: Client, auth: AuthServer) -> Iterator[AuthServer]:
-    """The service for a test that breaks it. Afterwards it runs again, and the server uses it."""
+    """Yield the service to a test that breaks it; restart it afterwards."""
     yield auth
     auth.stop()
     auth.start()
@@ -125,7 +121,7 @@ Replayed = dict[str, tuple[Case, requests.Response, list[str]]]
 
 @pytest.fixture(scope="module")
 def replayed(cases: dict[str, Case], patient: Client, auth: AuthServer) -> Replayed:
-    """Every case with local addresses, our answer and our calls to the service; in order, from one server."""
+    """Replay all cases in order; return each with our answer and our calls to the service."""
 
     def here(text: str) -> str:
         for there, mine in (

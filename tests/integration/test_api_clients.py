@@ -1,4 +1,4 @@
-"""The genuine clients, unchanged, against our server over each kind of table."""
+"""Tests of the genuine clients, unchanged, with our server over each kind of table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ MOST_TIES = 3
 
 
 def copied_to_sqlite(folder: Path, ids: Ids) -> dict[str, str]:
-    """The recorded rows in a SQLite store."""
     genuine = open_store(STORE_URL, "l2cache_fixture").read(ids)
     url = f"sqlite://{folder}/l2cache.db"
     store = open_store(url, "l2cache_fixture")
@@ -40,7 +39,6 @@ def copied_to_sqlite(folder: Path, ids: Ids) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def expected(recordings: Recordings) -> dict[int, dict[str, Any]]:
-    """Recorded features of the nodes that the recorded table holds."""
     features = recordings.json("features.json")["features"]
     return {int(i): values for i, values in features.items() if values["valid_at_t0"]}
 
@@ -71,7 +69,7 @@ def client(
 
 @pytest.fixture(scope="module")
 def positions(client: CAVEclient, expected: dict[int, dict[str, Any]]) -> dict[int, list[float]]:
-    """nm coordinates of each node; of several equally good voxels, ours may be another than the recorded."""
+    """Return each node's nm coordinates. Of equally good voxels, ours may differ from the recorded."""
     data = client.l2cache.get_l2data(sorted(expected), attributes=["rep_coord_nm"])
     found = {int(node): values["rep_coord_nm"] for node, values in data.items()}
     other = [node for node, values in expected.items() if found[node] != position(node, values)]
@@ -82,7 +80,7 @@ def positions(client: CAVEclient, expected: dict[int, dict[str, Any]]) -> dict[i
 
 
 def position(node: int, values: dict[str, Any]) -> list[float]:
-    """nm coordinates of a recorded position."""
+    """Return a recorded position as nm coordinates."""
     chunk = [node >> shift & 1023 for shift in (46, 36, 26)]
     return [
         (o + c * s + at) * nm

@@ -1,4 +1,4 @@
-"""The 65 recorded exchanges, replayed: answers of success are equal, differences are those of the docs."""
+"""Tests of the 65 recorded PCGL2Cache exchanges: successes are equal, other statuses are in the docs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIFFERENCES = "<!-- differences: begin -->\n(.*?)<!-- differences: end -->"
 
 
 class Answer(NamedTuple):
-    """An answer, its body unpacked."""
+    """An answer with its body decompressed."""
 
     status: int
     headers: dict[str, str]
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 def differences() -> dict[str, tuple[int, int]]:
-    """Recorded and new status of each exchange whose answer differs, as the docs list them."""
+    """Return old and new status of each exchange that differs, from the docs."""
     found = re.search(DIFFERENCES, (ROOT / "docs" / "api.md").read_text(), re.S)
     assert found
     rows = [line.split("|")[1:4] for line in found[1].splitlines() if line.startswith("| `")]
@@ -54,7 +54,7 @@ def body_of(message: dict[str, Any]) -> bytes:
 
 
 def send(server: Server, request: dict[str, Any]) -> Answer:
-    """Send a recorded request as it was sent."""
+    """Send a recorded request with only its own headers."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.putrequest(request["method"], request["path"], skip_host=True, skip_accept_encoding=True)
     for name, value in request["headers"]:
@@ -77,14 +77,14 @@ def recorded(exchange: dict[str, Any]) -> Answer:
 
 
 def values(answer: Answer) -> Any:
-    """The body; of JSON its values, with the order of keys."""
+    """Return the body; JSON is parsed, keeping the order of keys."""
     if answer.headers.get("content-type", "").startswith("application/json") and answer.body:
         return json.loads(answer.body, object_pairs_hook=list)
     return answer.body
 
 
 def faults(answer: Answer, was: Answer, recordings: Recordings) -> Iterator[Any]:
-    """How an answer of success is not the recorded one."""
+    """Yield differences from a recorded answer of success."""
     port = f":{recordings.graphene_port}/".encode()
     if values(answer._replace(body=answer.body.replace(port, b":9001/"))) != values(was):
         yield answer.body, was.body
@@ -95,7 +95,7 @@ def faults(answer: Answer, was: Answer, recordings: Recordings) -> Iterator[Any]
 
 
 def error_faults(answer: Answer) -> Iterator[Any]:
-    """How an error is not in the form that the docs promise."""
+    """Yield an error's body if its form is not the documented one."""
     error = json.loads(answer.body)
     if not {"code", "message", "request_id"} <= set(error) or b"Traceback" in answer.body:
         yield answer.body
@@ -115,7 +115,7 @@ def topic(pubsub: PubSubEmulator) -> Topic:
 def server(
     recordings: Recordings, pubsub: PubSubEmulator, topic: Topic, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Our server over the recorded table, with the recorded server's entry in its data sets file."""
+    """Serve the recorded table with the recorded server's data set entry."""
     config = tmp_path_factory.mktemp("contract") / "datasets.yml"
     entry = {"cv_path": recordings.cv_path("fixture_v2"), "l2cache_id": "l2cache_fixture"}
     config.write_text(json.dumps({"fixture_v2": entry}))

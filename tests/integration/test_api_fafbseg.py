@@ -1,4 +1,4 @@
-"""The genuine fafbseg, FlyWire's client, against our server: neurons with missing or empty nodes."""
+"""Tests of the genuine fafbseg, FlyWire's client, with neurons that have missing or empty nodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IDS = {name: (7 << 56) + i for i, name in enumerate(ROOTS, 1)}
 
 @pytest.fixture(scope="module", params=["sqlite", "bigtable"])
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of a table with nodes marked empty, in a store of each kind."""
+    """Return the data sets file of a table with empty nodes, in each kind of store."""
     config = small_table(tmp_path_factory.mktemp("fafbseg"))
     if request.param == "bigtable":
         request.getfixturevalue("emulator")
@@ -63,7 +63,7 @@ def copy_to_bigtable(config: Path) -> None:
 
 @pytest.fixture(scope="module")
 def values(config: Path) -> dict[int, dict[str, Any]]:
-    """What is served of each ready node."""
+    """Return the served values of each ready node."""
     dataset = load_dataset(DATASET, config)
     store = open_store(dataset.store, dataset.l2cache_id)
     rows = store.read(np.array(READY, dtype=np.uint64))
@@ -73,7 +73,7 @@ def values(config: Path) -> dict[int, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def flywire(config: Path) -> Iterator[Any]:
-    """fafbseg's module; its client finds the deployment at our address instead of CAVE's."""
+    """Yield fafbseg's module, whose client connects to our server, not CAVE's."""
     from fafbseg import flywire
 
     neurons = {IDS[name]: nodes for name, nodes in ROOTS.items()}

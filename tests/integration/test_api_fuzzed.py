@@ -1,4 +1,4 @@
-"""The server under requests that Schemathesis makes of its OpenAPI document."""
+"""Tests of the server with requests that Schemathesis generates from the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes of a chunk in the graph against rows in the store, by the recordings."""
+"""Tests of the audit: graph nodes against stored rows, with the recordings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ T0 = "2026-11-21 00:27:44"
 
 @pytest.fixture(params=[V2, V2_GRAPHENE], ids=["table", "server"])
 def ingested(request: pytest.FixtureRequest, recordings: Recordings, tmp_path: Path) -> Dataset:
-    """A data set whose table has the nodes of T0."""
     return dataset_at_t0(recordings, tmp_path, request.param)
 
 
@@ -66,7 +65,7 @@ def ids_in(found: dict[Chunk, ChunkAudit], name: str) -> list[int]:
 
 
 def test_from_the_ingest_to_all_that_was_ever_made(recordings: Recordings, ingested: Dataset) -> None:
-    """Complete at T0. Nodes made by edits are missing; repaired, they have the bytes of a new computation."""
+    """Check that the table is complete at T0, and later lacks only nodes made by edits; repair adds them."""
     children = recordings.json("l2_children.json")
     summary, _ = audited(prepare_audit(ingested, T0))
     assert (summary.complete, summary.expected, summary.present, summary.missing) == (True, 159, 159, 0)

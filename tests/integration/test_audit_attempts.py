@@ -1,4 +1,4 @@
-"""A chunk whose repair kills or hangs its process ends the audit of no other chunk."""
+"""Tests of a chunk whose repair kills its process: other chunks' audit continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["at_t0"]
 
 
 def test_a_repair_that_kills_is_given_up_and_then_tried_anew(at_t0: Path) -> None:
-    """Attempts are counted as if their processes had died; the next attempt gives up."""
+    """Count attempts as if their processes had died; check that the next gives up."""
     store, geometry = open_sample(at_t0)
     deadly, other = (geometry.chunk_id(Chunk(x, 0, 0)) for x in (0, 1))
     for chunk_id in (deadly, other):

@@ -1,4 +1,4 @@
-"""The audit as a command: what it prints and keeps, how it ends, and its repair."""
+"""Tests of the audit command: output, stored result, exit status and repair."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.recordings import check_values, valid_at_t0
 
 
 def test_from_the_ingest_to_the_history(at_t0: Path, recordings: Recordings) -> None:
-    """Complete at T0; what the edits made is missing; repaired it is complete, with the recorded features."""
+    """Check the audit at T0, after all edits, and after repair, with recorded features."""
     done = run_audit(at_t0, "--timestamp", T0, processes=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

@@ -1,4 +1,4 @@
-"""The graph server over a recorded table: its answers are those of the genuine PyChunkedGraph."""
+"""Tests of the graph server on a recorded table: it answers as the genuine PyChunkedGraph."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ask(server: PcgServer, request: dict[str, Any]) -> requests.Response:
 
 
 def plain(value: Any) -> Any:
-    """The value with its lists sorted, which are sets; what differs between machines is left out."""
+    """Sort all lists, which are sets, and drop keys that depend on the machine."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if key not in OF_MACHINE}
     if isinstance(value, list):
@@ -103,7 +103,6 @@ def post(server: PcgServer, path: str, value: Any, **arguments: Any) -> Any:
 
 
 def test_nodes_edges_and_times_of_every_root(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """Of all roots that ever were, in one request, and of each alone."""
     roots = recorded["roots"]
     ids = {"node_ids": [int(root) for root in roots]}
     leaves = post(server, "/node/leaves_many", ids, stop_layer=2)
@@ -143,7 +142,7 @@ def test_roots_at_three_times(server: PcgServer, recorded: dict[str, Any]) -> No
 
 
 def test_changed_roots_between_three_times(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """A root that was both made and retired is in both lists; one that was replaced twice, twice."""
+    """Check that roots both made and retired are in both lists, and twice if replaced twice."""
     for window in recorded["delta_roots"]:
         times = {f"timestamp_{name}": window[f"{name}_ms"] / 1000 for name in ("past", "future")}
         found = get(server, "/delta_roots", **times)
@@ -168,7 +167,7 @@ def test_supervoxels_and_layers_between(server: PcgServer, recorded: dict[str, A
 
 
 def test_bounds_narrow_every_layer(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """The upper half in x, of which voxel 1088 is the first."""
+    """Check the chunks from voxel 1088 in x, which is the second chunk's first."""
     root = max(recorded["roots"], key=lambda root: len(recorded["roots"][root]["l2_ids"]))
     nodes = recorded["roots"][root]["l2_ids"]
     upper = {node for node in nodes if node >> 46 & 1023}
@@ -251,7 +250,6 @@ def test_a_body_that_is_not_gzip(server: PcgServer, body: bytes) -> None:
 
 
 def test_a_table_that_is_down(shared: Callable[[str], Path], tmp_path: Path, monkeypatch: Any) -> None:
-    """503 within the deadline."""
     own = Emulator()
     monkeypatch.setenv(own.variable, own.host)
     files = shared("cave/graph_v2.json.gz"), shared("cave/watershed_v2.npz")

@@ -1,4 +1,4 @@
-"""Roots that changed, where the log of operations and the rows of roots disagree about times."""
+"""Tests of changed roots where the operation log and the roots' rows differ in time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,6 @@ class Log:
         self.table.mutate_row(key, [SetCell(family, column.encode(), id_bytes(ids), timestamp_micros=micros)])
 
     def make(self, number: int, seconds: float, former: Sequence[int] = ()) -> None:
-        """Write a root, and that it replaced others at the same time."""
         self.put(root(number), "children", [2 << 56], seconds)
         if former:
             self.put(root(number), "former_parents", [root(i) for i in former], seconds)
@@ -58,7 +57,7 @@ class Log:
         self.put(operation, "roots", [root(i) for i in numbers], seconds, "2")
 
     def changed(self, since: float, until: float) -> tuple[list[int], list[int]]:
-        """Numbers of the roots that were retired and made."""
+        """Return the numbers of the retired and of the new roots."""
         times = (at(FIRST + round(1000 * seconds)) for seconds in (since, until))
         found = self.graph.changed_roots(GEOMETRY, *times)
         retired, made = ([i - root(0) for i in ids.tolist()] for ids in found)

@@ -1,4 +1,4 @@
-"""Supervoxels of nodes, from cells and from a server that misbehaves; see also test_nodes.py."""
+"""Tests of nodes' supervoxels from cells and from a misbehaving server; see also test_nodes.py."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_cells_of_children() -> None:
 # ------------------------------------------------------------------ a server that misbehaves
 @pytest.fixture
 def server(recordings: Recordings) -> Iterator[Server]:
-    """A graph's server with configured answers; it records paths and tokens."""
+    """Start a graph server with configured answers, which records paths and tokens."""
     answers: Answers = {}
     asked: list[tuple[str, str]] = []
 
@@ -114,7 +114,7 @@ def test_what_a_server_says_is_checked(server: Server) -> None:
 
 
 def test_what_a_server_is_asked(server: Server, recordings: Recordings) -> None:
-    """As cloud-volume asked the genuine one."""
+    """Check that requests equal cloud-volume's recorded ones."""
     children, answers, asked = server
     with open(recordings.folder / "graphene.jsonl") as lines:
         requests = [json.loads(line)["request"] for line in lines]
@@ -131,7 +131,7 @@ def test_what_a_server_is_asked(server: Server, recordings: Recordings) -> None:
 def asked_of(
     recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[GrapheneGraph, Geometry, list[str]]:
-    """A graph over its small server, its geometry, and the paths that are requested from now on."""
+    """Return a graph, its geometry, and a list that records requested paths."""
     asked: list[str] = []
     cv_path = recordings.cv_path(table)
     dataset = Dataset(

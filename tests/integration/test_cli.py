@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and its error messages."""
+"""Tests of the command line: what each command prints, and its error messages."""
 
 from __future__ import annotations
 

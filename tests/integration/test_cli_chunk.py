@@ -1,4 +1,4 @@
-"""``l2features chunk``: one chunk, computed and printed."""
+"""Tests of ``l2features chunk``, which computes and prints one chunk."""
 
 from __future__ import annotations
 

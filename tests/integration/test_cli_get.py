@@ -1,4 +1,4 @@
-"""``l2features get``: rows of nodes and chunks, and why there are none."""
+"""Tests of ``l2features get``: rows of nodes and chunks, and reasons for missing rows."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_failed_chunk_with_rows_prints_them_and_why(config: Path) -> None:
 
 
 def test_rows_of_a_chunk_without_a_record(recordings: Recordings, tmp_path: Path) -> None:
-    """As in every table of PCGL2Cache."""
+    """Check a table of PCGL2Cache, which has no chunk records."""
     keys = {"graph": "graphene", "store": STORE_URL, "l2cache_id": "l2cache_fixture", "chunk_size": None}
     path = dataset_file(tmp_path, recordings.cv_path("fixture_v2"), **keys)
     result = run("get", "sample", "--chunk", "0,0,0", "--config", path, "--json")

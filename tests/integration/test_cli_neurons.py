@@ -1,4 +1,4 @@
-"""``l2features neuron``, ``neurons`` and ``export``: equal to the volume, and errors without tracebacks."""
+"""Tests of ``l2features neuron``, ``neurons`` and ``export``: values and error messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ingested(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def voxels(ingested: Path) -> dict[int, int]:
-    """Voxels of each segment, counted chunk by chunk."""
+    """Count the voxels of each segment, chunk by chunk."""
     dataset = load_dataset("sample", ingested)
     geometry, volume = read_geometry(dataset), open_volume(dataset)
     counts: dict[int, int] = {}

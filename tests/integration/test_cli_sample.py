@@ -1,4 +1,4 @@
-"""``l2features sample``: where it writes, and where it does not."""
+"""Tests of ``l2features sample``: which folders it writes and which it refuses."""
 
 from __future__ import annotations
 

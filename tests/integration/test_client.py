@@ -1,4 +1,4 @@
-"""The client: the same values from a server and from the table."""
+"""Tests of the client: a server and the table return the same values."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ UNCOMPUTED, LOST = Chunk(0, 0, 0), Chunk(1, 1, 1)
 
 
 class Clients(NamedTuple):
-    """A client of a server and one of the table, and what both read."""
+    """A client of a server and a client of its table, with their data sets file."""
 
     served: Client
     direct: Client
     config: Path
 
     def same(self, read: Callable[[Client], Any]) -> Any:
-        """Return what both clients read."""
+        """Check that both clients read the same table, and return it."""
         served, direct = map(read, self[:2])
         assert served.equals(direct, check_metadata=True), (served.schema, direct.schema)
         return served
 
     def errors(self, read: Callable[[Client], Any]) -> list[L2FeaturesError]:
-        """Return the errors of both clients."""
         found = []
         for client in self[:2]:
             with pytest.raises(L2FeaturesError) as error:
@@ -64,7 +63,7 @@ def opened(config: Path, dataset: str, folder: Path) -> Iterator[Clients]:
 
 @pytest.fixture(scope="module")
 def clients(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    """Clients of a table in which one chunk lacks its first nodes, and another chunk failed."""
+    """Open clients of a table with one incomplete chunk and one failed chunk."""
     folder = tmp_path_factory.mktemp("client")
     config = own_copy(undisturbed, folder)
     with closing(open_table(config)) as store:
@@ -78,7 +77,6 @@ def clients(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def ids(undisturbed: Path) -> Ids:
-    """All nodes of the complete table."""
     return nodes_of(undisturbed)
 
 
@@ -202,7 +200,7 @@ def test_waiting_returns_nodes_that_are_computed_meanwhile(undisturbed: Path, tm
 # ------------------------------------------------------------------ a data set with a graph
 @pytest.fixture
 def proofread(recordings: Recordings, features: np.ndarray, tmp_path: Path) -> Iterator[Clients]:
-    """The recorded graph, with the features of all its nodes."""
+    """Open clients of the recorded graph, with the features of all its nodes."""
     store = open_store(f"sqlite://{tmp_path}/l2cache.db", "l2cache")
     with closing(store):
         store.create(Meta("fixture_v2", recordings.cv_path("fixture_v2"), "2026-11-21 00:27:44", GEOMETRY))

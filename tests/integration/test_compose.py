@@ -1,4 +1,4 @@
-"""compose.yaml: its commands are those of `l2features up`, behind nginx; it is valid."""
+"""Tests of compose.yaml: its validity, and equality with `l2features up`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ IMAGE_SDK = "/google-cloud-sdk"
 
 
 def test_the_containers_run_what_up_runs() -> None:
-    """Commands, variables and order are those of `l2features up`."""
     written = yaml.safe_load(COMPOSE.read_text())["services"]
     expected = services(CONTAINERS)
     assert set(written) == {BIGTABLE.name, PUBSUB.name, *(service.name for service in expected), "nginx"}
@@ -46,7 +45,7 @@ def test_the_containers_run_what_up_runs() -> None:
 
 
 def test_nginx_stands_in_front_of_the_api() -> None:
-    """Every variable of its template is set, and its body limit is the API's."""
+    """Check that the template's variables are set, and that the body limit is the API's."""
     written = yaml.safe_load(COMPOSE.read_text())["services"]
     nginx, template = written["nginx"], ROOT / "deploy" / "nginx.conf"
     [mount] = nginx["volumes"]
@@ -68,7 +67,7 @@ def test_the_jobs_start_from_a_stage_of_their_dockerfile() -> None:
 
 
 def test_compose_yaml_is_valid() -> None:
-    """By its schema, and by docker where it has compose."""
+    """Validate by its schema, and with docker compose where it is installed."""
     ComposeSpecification.model_validate(yaml.safe_load(COMPOSE.read_text()))
     strict, services = PyOptions(apply_merge=True), yaml.safe_load(COMPOSE.read_text())
     assert "pre_stop" in Service.model_fields

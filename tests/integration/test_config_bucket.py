@@ -1,4 +1,4 @@
-"""A data sets file in a bucket, read over HTTP as from Cloud Storage."""
+"""Tests of data sets files in a bucket, read from a Cloud Storage emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of an ingest: measured counts are exact, and prices follow from them."""
+"""Tests of ingest cost estimates: exact counts, and the prices that follow."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ INPUTS = Inputs(
 
 
 def labels() -> np.ndarray:
-    """Boxes, and background between some of them."""
+    """Return labels of boxes, with background between some of them."""
     x, y, z = np.indices((256, 256, 64)) // 20
     return ((1 + x + 20 * y + 400 * z) * ((x + y) % 5 > 0)).astype(np.uint32)
 
 
 @pytest.fixture
 def rows_and_inputs(tmp_path: Path) -> tuple[Inputs, list[bytes], int]:
-    """The measured inputs, the rows in the emulator, and the number of bytes of the files."""
+    """Return the measured inputs, the emulator's rows, and the segmentation files' size in bytes."""
     need_program(find_emulator(), HOW_TO_GET_IT)
     from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery
 

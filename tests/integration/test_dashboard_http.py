@@ -1,4 +1,4 @@
-"""The pages of a server: who may see them, and what they tell visitors to run."""
+"""Tests of the server's pages: who may see them, and the commands they suggest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthServer]:
 
 @pytest.fixture(scope="module")
 def server(auth: AuthServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that asks for tokens, with a table that the service knows and one that it does not."""
+    """Start a server with authentication, one table that the auth service knows and one unknown table."""
     config = busy_table(tmp_path_factory.mktemp("served"))
     entry = json.loads(config.read_text())[DATASET]
     config.write_text(json.dumps({TABLE: entry, "private": entry}))

@@ -1,4 +1,4 @@
-"""The jobs as Dataflow gets them from the launch of their templates."""
+"""Tests of the jobs that Dataflow receives when their templates are launched."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("dead_topic", "versions")
 
 @pytest.fixture(scope="module")
 def versions() -> Iterator[None]:
-    """The bucket of versions."""
+    """Start a storage emulator with the bucket of versions."""
     with storage_emulator("versions") as host, pytest.MonkeyPatch.context() as patch:
         patch.setenv(bucket_files.EMULATOR, host)
         yield
@@ -76,7 +76,7 @@ def job(request: pytest.FixtureRequest, launched: dict[str, Launched]) -> tuple[
 
 
 def test_workers_are_what_the_launcher_is(job: tuple[str, Launched]) -> None:
-    """The launch does not wait for the job; all code comes from the image."""
+    """Check that workers run the launcher's image and account, and receive no other code."""
     _, found = job
     assert found.status == 0
     assert found.pool["workerHarnessContainerImage"] == IMAGE
@@ -131,7 +131,7 @@ def test_a_process_that_hangs_ends_itself(launched: dict[str, Launched]) -> None
 
 
 def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
-    """Such a timer holds the watermark. If it is set again when it fires, the job cannot drain."""
+    """A processing-time timer holds the watermark; if it resets itself, the job cannot drain."""
     _, found = job
     kept = [text for state in steps_of(found)["state"].values() for text in state.values()]
     assert not any("PROCESSING_TIME" in text for text in kept)
@@ -148,7 +148,7 @@ def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
 def test_chunks_are_shared_out_before_they_are_computed(
     launched: dict[str, Launched], name: str, source: str, after: str
 ) -> None:
-    """Without the reshuffle, the source and all that follows would be one worker's."""
+    """Without the reshuffle, one worker would run the source and all later steps."""
     transforms = launched[name].pipeline.components.transforms.values()
     names = {"Chunks/Spread chunks", "Scan units/Spread units"}
     (spread,) = [step for step in transforms if step.unique_name in names]
@@ -165,7 +165,7 @@ def test_no_chunk_and_no_row_travels_in_the_job(job: tuple[str, Launched]) -> No
 
 
 def steps_of(found: Launched) -> dict[str, Any]:
-    """Names of the steps, the coders of what is grouped, and the state and timers that steps keep."""
+    """Return the step names, the coders of grouped elements, and each step's state and timers."""
     context = PipelineContext(found.pipeline.components)
     kept, grouped = {}, {}
     for name, step in found.steps.items():
@@ -182,7 +182,7 @@ def steps_of(found: Launched) -> dict[str, Any]:
 
 
 def kept_by(payload: beam_api.ParDoPayload, context: PipelineContext) -> dict[str, str]:
-    """The coders of a step's state, and the time domains and coders of its timers."""
+    """Return the coders of a step's state, and the time domains and coders of its timers."""
     kept = {}
     for name, state in payload.state_specs.items():
         kind = state.WhichOneof("spec")
@@ -196,7 +196,7 @@ def kept_by(payload: beam_api.ParDoPayload, context: PipelineContext) -> dict[st
 
 
 def plain(step: str) -> str:
-    """The step's name; lambdas in it lose their line number in Beam's code."""
+    """Return the step's name without the line numbers of lambdas in Beam's code."""
     return re.sub(r"<lambda at (\w+\.py):\d+>", r"<lambda in \1>", step)
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: their fields, their JSON and their folder."""
+"""Tests of dead letters: their fields, JSON and folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command deadletters with a folder and a subscription: list, show, replay."""
+"""Tests of ``l2features deadletters`` with a folder or a subscription: list, show and replay."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def with_other_files(tmp_path: Path) -> Path:
-    """A folder of two dead letters, with other files before, between and after them."""
+    """Return a folder with two dead letters among other files."""
     folder = tmp_path / "dead"
     for data in (b"abc", b"other"):
         LetterFolder(folder).put(DeadLetter(data, {"table_id": "t"}, REFUSALS, 2, NOW))
@@ -163,7 +163,7 @@ def queue(pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Subscribed
 
 
 def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Path) -> None:
-    """The letters stay, a letter that came twice is listed once, and malformed attributes do no harm."""
+    """Check that listing keeps the letters, lists duplicates once and accepts malformed attributes."""
     topic, large = LetterTopic(queue.topic), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
     for letter in (LETTER, LETTER, large):
         LetterFolder(tmp_path).put(letter)
@@ -191,7 +191,7 @@ def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Pat
 
 
 def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
-    """Done letters are acknowledged; those refused again, or without a payload, are redelivered."""
+    """Check that done letters are acknowledged, and that refused or incomplete ones are redelivered."""
     store = open_table(config)
     rows = chunk_rows(store, FIRST)
     lose(store, FIRST, 1)
@@ -227,7 +227,7 @@ def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
 
 
 def test_an_unpublishable_letter_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """And it does not block the others."""
+    """Check that unpublishable letters stay, and do not block the others."""
     for letter in (DeadLetter(bytes(50_000_000), EDIT, (), 1, NOW), LETTER, DeadLetter(b"", {}, (), 1, NOW)):
         LetterFolder(tmp_path).put(letter)
     target = Subscribed()

@@ -1,4 +1,4 @@
-"""Dead letters on a topic: the original message, with the reasons in its attributes."""
+"""Tests of dead letters on a topic: the original message, with the reasons in its attributes."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_letter_of_a_newer_format_stays_on_its_topic(
 # ------------------------------------------------------------------ at the start
 @pytest.fixture
 def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A service that answers each call with the same error status."""
+    """Start a Pub/Sub server that answers each topic look-up with the same error status."""
 
     def say(_: bytes, context: Any) -> bytes:
         context.abort(request.param, "no")

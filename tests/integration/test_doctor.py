@@ -1,4 +1,4 @@
-"""``l2features doctor`` against recorded, old, wrong, broken and refused deployments."""
+"""Tests of ``l2features doctor`` with recorded, old, wrong, broken and inaccessible deployments."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ok       segmentation: {bounds}, in 3x2x2 chunks
 
 
 def config_of(recordings: Recordings, folder: Path, table: str, graph: str = "fixture_v2") -> Path:
-    """A data sets file of a recorded graph, read from its table and its server."""
+    """Return a data sets file for a recorded graph, with its Bigtable table and its server."""
     source = f"bigtable://{PROJECT}/{INSTANCE}/{graph}"
     cv_path = recordings.cv_path(graph)
     return dataset_file(folder, cv_path, graph=source, store=STORE_URL, l2cache_id=table, chunk_size=None)
@@ -66,7 +66,7 @@ def graph_lines(recordings: Recordings, graph: str = "fixture_v2") -> str:
 
 @pytest.fixture(scope="module")
 def table(recordings: Recordings) -> str:
-    """A copy of PCGL2Cache's table, because API servers write a geometry into the shared one."""
+    """Copy PCGL2Cache's table, because API servers write a geometry into the shared one."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_doctor")
     return "l2cache_doctor"
@@ -86,7 +86,7 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
 
 
 def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
-    """No chunk has a record: `doctor` shows the audit instead, and `status` does not report 0 nodes."""
+    """Check that `doctor` shows the audit and `status` no node count, because no chunk has a record."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
     config = config_of(recordings, tmp_path, "l2cache_repaired")
@@ -210,7 +210,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_planted_rows(config: Path) -> None:
-    """Rows that PCGL2Cache gets wrong, and some that nothing explains."""
+    """Check the causes that `doctor` reports for planted wrong rows and invalid ids."""
     with closing(open_table(config)) as store:
         rows = chunk_rows(store, Chunk(1, 0, 0)).features.copy()
         assert len(rows) >= 3

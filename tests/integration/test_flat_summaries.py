@@ -1,4 +1,4 @@
-"""Summaries of segments across all chunks of a data set without a graph."""
+"""Tests of segment summaries across all chunks of a data set without a graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.jobs import run_ingest
 
 
 def summaries(config: Path, roots: Ids) -> tuple[Summaries, int]:
-    """Summaries as a new process reads them, and the number of rows that it reads."""
+    """Return the summaries that a newly opened reader finds, and the number of rows that it reads."""
     read: list[int] = []
     graph = open_dataset_graph(load_dataset("sample", config))
     with closing(open_table(config)) as store, closing(graph):

@@ -1,4 +1,4 @@
-"""Whether anything was found in a box, from what each kind of store has recorded of its chunks."""
+"""Tests of detecting a box without segmentation files, from the chunks' recorded file counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def record(store: Store, xyz: tuple[int, int, int], files: FileCounts, state: st
 
 
 def fill(store: Store, files: FileCounts) -> None:
-    """Record every chunk of the box as done with these files."""
     for xyz in np.ndindex(BOX.shape):
         record(store, xyz, files)
 

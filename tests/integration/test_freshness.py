@@ -1,4 +1,4 @@
-"""Freshness of a table: what is recorded, when, and what may fail."""
+"""Tests of the freshness notes of tables: contents, timing and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fresh a table is, as the command and the API show it."""
+"""Tests of a table's freshness in the ``status`` command and the API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_status(config: Path, *options: str) -> Result:
 
 
 def record(config: Path) -> Updates:
-    """Keep an update and an audit with the table."""
+    """Record an update and an audit in the table, and return its notes."""
     entry = load_dataset(DATASET, config)
     with closing(open_table(config)) as store:
         geometry = store.geometry()

@@ -1,4 +1,4 @@
-"""The thread that writes the freshness of tables."""
+"""Tests of the thread that writes the freshness of tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT_S = 30.0
 
 @contextmanager
 def hanging(store: Store, patch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Have the store hang when a note is written to it, from the first event until the second."""
+    """Block writes of notes until the second event is set; the first is set when one blocks."""
     hangs, release, put_note = threading.Event(), threading.Event(), store.put_note
 
     def put(name: str, text: str) -> None:

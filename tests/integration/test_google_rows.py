@@ -1,4 +1,4 @@
-"""Reads of Bigtable without numba: Google's client decodes the same rows."""
+"""Tests of Bigtable reads without numba, whose rows Google's client decodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from tests.support.jobs import Recordings
 
 @pytest.fixture(autouse=True)
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections that are opened from now on do without compiled code."""
     monkeypatch.setattr(row_stream, "COMPILED", False)
 
 
@@ -36,7 +35,7 @@ class TestGoogleRows(StoreSuite):
 
 @pytest.fixture
 def compiled(bigtable_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The same table, read by compiled code."""
+    """Open the same table, to be read by compiled code."""
     store = open_store(STORE_URL, bigtable_store.name)
     with monkeypatch.context() as patch:
         patch.setattr(row_stream, "COMPILED", True)

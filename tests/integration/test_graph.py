@@ -1,4 +1,4 @@
-"""Supervoxels to L2 nodes: each source against the recorded graphs and against kvdbclient."""
+"""Tests of mapping supervoxels to L2 nodes, against the recorded graphs and kvdbclient."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def geometry_of(layout: IdLayout) -> Geometry:
 
 
 def by_chunk(layout: IdLayout, supervoxels: Ids) -> Iterator[tuple[Chunk, Ids]]:
-    """Supervoxels of each chunk, in a fixed disorder."""
+    """Yield each chunk with its supervoxels, shuffled with a fixed seed."""
     shuffled = np.random.default_rng(1).permutation(supervoxels)
     coordinates = layout.chunk_coordinates(shuffled)
     for xyz in np.unique(coordinates, axis=0):
@@ -55,7 +55,7 @@ def no_table() -> Store:
 
 
 def mapped(graph: Graph, layout: IdLayout, supervoxels: Ids, time: datetime) -> dict[int, int]:
-    """Every supervoxel's L2 id at a time, chunk by chunk; 0 where it has none."""
+    """Return all supervoxels' L2 ids at a time, mapped chunk by chunk; 0 where there is none."""
     out: dict[int, int] = {}
     for chunk, ids in by_chunk(layout, supervoxels):
         mapping = map_supervoxels(graph, geometry_of(layout), chunk, ids, time)
@@ -66,7 +66,7 @@ def mapped(graph: Graph, layout: IdLayout, supervoxels: Ids, time: datetime) -> 
 
 
 def recorded(recordings: Recordings, name: str, time: datetime) -> dict[int, int]:
-    """Supervoxel to L2 id at a time, 0 where there was none, from the recorded children."""
+    """Return each supervoxel's recorded L2 id at a time, or 0 where it had none."""
     ms = (time - at(0)) // MS
     if name == "fixture_v1":
         before = time < at(recordings.json("l2_children.json")["t0_ms"]) - timedelta(hours=1)
@@ -87,7 +87,7 @@ def edit_times(recordings: Recordings) -> list[int]:
 
 @pytest.fixture(scope="module")
 def times(recordings: Recordings) -> list[datetime]:
-    """T0, T1, well before the ingest, and around every change of the recorded graph."""
+    """Return T0, T1, and times before, at, after and between the recorded graph's edits."""
     children, changes = recordings.json("l2_children.json"), edit_times(recordings)
     assert len(changes) >= 15
     around = [ms + step for ms in changes for step in (-1, 0, 1)]
@@ -236,7 +236,6 @@ def test_a_graphs_server_at_many_times(recordings: Recordings) -> None:
 
 
 def test_a_server_that_knows_no_supervoxel_returns_orphans(recordings: Recordings) -> None:
-    """It then answers with the supervoxels themselves."""
     graph = GrapheneGraph(recordings.cv_path("fixture_v2"))
     time = at(edit_times(recordings)[0]) - timedelta(hours=2)
     chunk, ids = next(by_chunk(V2, as_ids(list(recorded(recordings, "fixture_v2", time)))))
@@ -275,8 +274,6 @@ def test_more_segments_than_ids() -> None:
 
 
 class Answers(FlatGraph):
-    """A graph that returns these answers."""
-
     def __init__(self, *answers: int) -> None:
         super().__init__("flat", no_table)
         self.answers = as_ids(answers)

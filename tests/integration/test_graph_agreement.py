@@ -1,4 +1,4 @@
-"""A graph's description of its segmentation, compared before a row is written."""
+"""Tests of a graph's description of its segmentation, compared before any row is written."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dataset_of(layer: Path, graph: str, **keys: Any) -> Dataset:
 
 
 def refused(dataset: Dataset, message: str) -> None:
-    """Ingest, audit and node computation refuse a data set in one line; nothing is written."""
+    """Check that ingest, node computation and audit refuse a data set, and that no table is created."""
     with pytest.raises(ConfigError, match=message) as caught:
         prepare(dataset, T0, create=True)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Valid nodes and changed roots of the recorded graph, from its table and from its server."""
+"""Tests of the recorded graph's valid nodes and changed roots, from its table and its server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestServer(RecordedGraph):
 @pytest.mark.parametrize("name", ["fixture_v2", "fixture_v1"])
 @pytest.mark.parametrize("source", ["table", "server"])
 def test_nodes_of_the_recording(recordings: Recordings, name: str, source: str) -> None:
-    """For fixture_v1, which was never edited, the genuine client finds the expected roots."""
+    """Expect the recorded roots, or for fixture_v1 the roots that kvdbclient finds."""
     geometry = GEOMETRIES[name]
     expected = recorded_roots(recordings) if name == "fixture_v2" else roots_v1(recordings)
     opened = (
@@ -110,7 +110,7 @@ def test_a_graph_that_was_never_edited_has_no_changes(recordings: Recordings) ->
 
 
 def test_roots_are_read_once_for_many_boxes(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are read again for another time, and for a time at which they may still change."""
+    """Check that roots are read again only for another time or one at which they may change."""
     read: list[Ids] = []
     roots_above = BigtableGraph._roots_above
 

@@ -1,4 +1,4 @@
-"""The L2 nodes of chunks according to the recorded graphs, from their tables and their servers."""
+"""Tests of chunks' L2 nodes in the recorded graphs, from their tables and servers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.nodes import SOURCES, entry, open_nodes
 
 
 def all_ids(geometry: Geometry, ids: Callable[[Chunk], Ids]) -> list[int]:
-    """The ids of all chunks, sorted; each chunk's own ids must come sorted."""
+    """Return the sorted ids of all chunks, and check that each chunk's own ids are sorted."""
     found = []
     for chunk in chunks_of(geometry):
         of_chunk = ids(chunk).tolist()
@@ -60,7 +60,7 @@ def test_all_nodes_that_were_ever_made(
 def test_nodes_that_are_valid_at_any_time(
     recordings: Recordings, opened: Callable[..., tuple[Graph, Geometry]]
 ) -> None:
-    """At each change of the graph, a millisecond before it, before there was a graph, and after all."""
+    """Check the nodes at each edit of the graph, one millisecond before it, and after the last."""
     nodes, geometry = opened(*V2)
     children = recordings.json("l2_children.json")
     changes = {node["valid_from_ms"] for node in children["l2"].values()}

@@ -1,4 +1,4 @@
-"""Roots of the recorded graphs, from their tables."""
+"""Tests of the recorded graphs' roots, from their tables."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_graph_of_version_1_as_kvdbclient_walks_it(recordings: Recordings) -> 
 def test_the_layer_of_the_roots_of_a_grid_that_was_rounded_down_or_up(
     emulator: Emulator, made: list[int], top: int
 ) -> None:
-    """2.5 chunks round to 2 or 3: the layers with id counters in the table tell which."""
+    """A grid of 2.5 chunks rounds to 2 or 3; the layers with id counters in the table decide."""
     counters = {b"i%020d_0" % (layer << 56): {b"counter": bytes(8)} for layer in made}
     meta = graph_meta(graph_tables.GEOMETRY, "g", 3, "")
     graph = BigtableGraph(put_rows({b"meta": {b"meta": meta}, **counters}))
@@ -151,7 +151,7 @@ def test_the_layer_of_the_roots_of_a_grid_that_was_rounded_down_or_up(
 
 # ------------------------------------------------------------------ malformed, slow and missing tables
 class Copy:
-    """A copy of the recorded table whose cells a test replaces."""
+    """A copy of the recorded table that a test can change."""
 
     def __init__(self, recordings: Recordings, name: str) -> None:
         client = bigtable.Client(project=PROJECT, admin=True)
@@ -224,7 +224,7 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
 
 
 def test_edges_that_only_one_end_has(recordings: Recordings) -> None:
-    """The end without the edge is found by its children."""
+    """Check that a node that does not store the edge is found by its children."""
     copy = Copy(recordings, "fixture_one_sided")
     recorded = roots_of_recording(recordings)
     root = max(recorded, key=lambda root: len(recorded[root]["l2_edges"]))

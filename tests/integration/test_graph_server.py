@@ -1,4 +1,4 @@
-"""Graph servers whose info lacks keys, or has newer ones."""
+"""Tests of graph servers whose info lacks keys or has newer ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHUNK = Chunk(0, 0, 0)
 
 
 class Served:
-    """The recorded graph on a server, whose info can be another for each test."""
+    """The recorded graph on a server whose info each test can change."""
 
     def __init__(self, folder: Path, layer: Path) -> None:
         self.info = write_layer(folder / "watershed_v2.npz", layer)
@@ -41,7 +41,7 @@ class Served:
         self.server = GraphServer(self.graphs)
 
     def dataset(self, change: Callable[[dict[str, Any]], object], folder: Path, **keys: Any) -> Dataset:
-        """A data set of the graph; ``change`` is done to a copy of the recorded info."""
+        """Return a data set of the graph, with ``change`` applied to a copy of the recorded info."""
         info = copy.deepcopy(self.info)
         change(info)
         self.graphs[TABLE].info = info
@@ -101,7 +101,7 @@ READABLE = {
 
 @pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
 def test_infos_that_are_read(served: Served, tmp_path: Path, change: Any) -> None:
-    """Mapping, children and nodes are all asked for, and agree."""
+    """Check that features by chunk, the graph's nodes and features by node agree."""
     dataset = served.dataset(change, tmp_path)
     geometry = read_geometry(dataset)
     rows = ChunkSource(dataset, geometry, T0).compute(CHUNK).features
@@ -159,7 +159,7 @@ def test_infos_that_are_refused(served: Served, tmp_path: Path, change: Any, mes
 def test_a_server_and_a_table_that_contradict_each_other(
     served: Served, tmp_path: Path, emulator: Emulator
 ) -> None:
-    """The recorded graph has chunks of 64 x 64 x 32 voxels; the table's are of 32 x 32 x 32."""
+    """Check a table with another chunk size, and one made from another mip."""
     table = meta_table()
     message = r"chunk_size: graphene://\S+ has \[64, 64, 32\], but bigtable://\S+ has \[32, 32, 32\]"
     refuses(served.dataset(lambda info: info, tmp_path, graph=table), message)
@@ -171,7 +171,7 @@ def test_a_server_and_a_table_that_contradict_each_other(
 
 
 def test_a_flat_data_set_needs_no_api(served: Served, tmp_path: Path) -> None:
-    """Its nodes are segments of the layer: the server is asked for nothing but its info."""
+    """Check that a flat data set needs no supported API version, but still refuses an OCDBT fork."""
     dataset = served.dataset(setting({"supported_api_versions": [0]}, "app"), tmp_path, graph="flat")
     labels = read_whole(open_volume(dataset), CHUNK, read_geometry(dataset)).labels
     assert np.count_nonzero(labels)

@@ -1,4 +1,4 @@
-"""Roots of the recorded graph, from its server."""
+"""Tests of the recorded graph's roots, from its server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``l2features index`` for a table of many chunks, killed and resumed."""
+"""Tests of ``l2features index`` for a table of many chunks, killed and resumed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ TABLE = "l2cache_sample"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The data sets file of a table of 4,000 recorded chunks without an index.
-
-    Each chunk has the segment 1 and one of its own.
-    """
+    """Record 4,000 chunks without an index, each with segment 1 and one of its own."""
     config = dataset_file(tmp_path, "precomputed://file:///nowhere", chunk_size=[16, 16, 16])
     with closing(opened(config)) as store:
         store.create(Meta("sample", "precomputed://file:///nowhere", "2026-01-01 00:00:00", GEOMETRY))

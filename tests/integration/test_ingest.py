@@ -1,4 +1,4 @@
-"""The batch ingest as a command: complete, exact and resumable."""
+"""Tests of the batch ingest command: complete, exact and resumable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attempts that begin but never end, counted in the store for runners that repeat a bundle after a death."""
+"""Tests of interrupted ingest attempts, counted in the store for runners that repeat bundles."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_pipeline_gives_it_up_and_does_the_others(ingest: Ingest, config: Pa
 
 
 def test_a_chunk_that_is_given_up_stays_so_until_a_run_has_ended(ingest: Ingest, config: Path) -> None:
-    """Otherwise a bundle with two deadly chunks would never end: each repetition begins with the first."""
+    """Otherwise a bundle with two deadly chunks would repeat forever, starting with the first."""
     store, chunk_ids = open_table(config), ingest.chunk_ids(0, len(ingest.box))
     save_given_up(store, ingest.geometry, CHUNK)
     other_failure = save_failure(store, ingest.geometry, OTHER, "cannot read it")
@@ -78,7 +78,7 @@ def test_a_chunk_that_is_given_up_stays_so_until_a_run_has_ended(ingest: Ingest,
 
 
 def test_two_chunks_that_kill_are_given_up_one_after_the_other(sample: Path, tmp_path: Path) -> None:
-    """A run dies of the first chunk not yet given up. After a run that ended, the next tries both anew."""
+    """Check that a run dies of the first chunk not given up, and that a later run retries both."""
     ingest = prepare(load_dataset("sample", dataset_file(tmp_path, sample)), create=True)
     store, chunks = ingest.open_store(), (CHUNK, OTHER)
     chunk_ids = as_ids([ingest.geometry.chunk_id(chunk) for chunk in chunks])

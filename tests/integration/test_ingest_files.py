@@ -1,4 +1,4 @@
-"""The batch ingest of a segmentation some or all of whose files are missing."""
+"""Tests of the batch ingest of a segmentation with missing files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_chunks_with_missing_files_are_computed_again_when_asked(
 
 
 def test_nodes_are_renumbered_and_leftovers_removed(holes: Holes, tmp_path: Path) -> None:
-    """Of a chunk of several files some come back, and others go."""
+    """Check a chunk in which some files return while others disappear."""
     keys = {"chunk_size": [96, 64, 32]}
     config = dataset_file(tmp_path, holes.path, **keys)
     fresh = tmp_path / "fresh"

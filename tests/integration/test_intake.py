@@ -1,4 +1,4 @@
-"""Leased messages of subscriptions, with Google's Pub/Sub emulator."""
+"""Tests of leased messages of subscriptions, with Google's Pub/Sub emulator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Opens intakes of feeds. A message's region is its table and first byte; its weight is its length."""
+    """Return a function that opens intakes; regions are table and first byte, weights are lengths."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:
@@ -74,7 +74,7 @@ def test_urgent_messages_go_first_and_one_region_goes_together(
 def test_messages_of_different_tables_are_never_in_one_batch(
     pubsub: PubSubEmulator, open_intake: Open
 ) -> None:
-    """The store of one table may hang, and delay the other."""
+    """A hanging store of one table must not delay another table."""
     feed = Feed()
     feed.publish(b"a1", attributes={"table_id": "t"})
     intake = open_intake(feed)
@@ -87,7 +87,7 @@ def test_messages_of_different_tables_are_never_in_one_batch(
 
 
 def test_a_key_has_the_project(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """Two projects may have a subscription of the same name, and message ids are unique per topic."""
+    """Subscription names are unique per project, and message ids per topic."""
     feed = Feed()
     feed.publish(b"a")
     intake = open_intake(feed)
@@ -99,7 +99,7 @@ def test_a_key_has_the_project(pubsub: PubSubEmulator, open_intake: Open) -> Non
 def test_leased_messages_are_not_redelivered(
     pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease of 10 seconds, the shortest, is extended repeatedly."""
+    """Check that a lease of 10 seconds, the shortest, is extended repeatedly."""
     monkeypatch.setattr(intake_module, "HEARTBEAT_S", 2.0)
     monkeypatch.setattr(subscription_module, "LEASE_S", 10)
     feed = Feed()
@@ -166,7 +166,6 @@ def test_nacks_rest_after_one_failed(
 
 
 def test_an_error_of_a_thread_ends_the_intake(pubsub: PubSubEmulator) -> None:
-    """Otherwise it would receive nothing any more, silently."""
     feed, woken = Feed(), threading.Event()
     intake = Intake([Subscription(feed.subscription)], lambda m: (("", 1 // len(m.data)), 1), woken.set)
     intake.start()
@@ -177,7 +176,7 @@ def test_an_error_of_a_thread_ends_the_intake(pubsub: PubSubEmulator) -> None:
 
 
 def test_waiting_messages_are_redelivered_after_a_stop(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """At once, unless a pull or an extension of leases is in progress."""
+    """Redelivery is immediate, unless a pull or an extension of leases is in progress."""
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)

@@ -1,4 +1,4 @@
-"""``l2features ingest``, ``audit`` and ``materialize``: the jobs without Apache Beam."""
+"""Tests of ``l2features ingest``, ``audit`` and ``materialize`` without Apache Beam."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ NOT_COMPUTE = [
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers run in this process."""
+    """Run workers in this process."""
     monkeypatch.setattr(pool, "Worker", WorkerHere)
 
 
 def test_they_run_without_beam(sample: Path, tmp_path: Path) -> None:
-    """With real worker processes; they print what the commands of the same jobs print."""
+    """Check the output with real worker processes, for ingest and audit against the job modules."""
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     for folder in (mine, theirs):
         folder.mkdir()
@@ -103,7 +103,7 @@ def test_the_first_command_of_the_readme_installs_what_it_needs(tmp_path: Path) 
 def test_the_arguments_of_pcgl2cache(
     recordings: Recordings, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with ``flask cli ingest``, no data sets file is needed; environment variables name the instance."""
+    """Check that PCGL2Cache's arguments and environment variables replace a data sets file."""
     monkeypatch.delenv("GRAPH_L2CACHE_CONFIG_PATH", raising=False)
     monkeypatch.setenv("BIGTABLE_PROJECT", PROJECT)
     monkeypatch.setenv("BIGTABLE_INSTANCE", INSTANCE)

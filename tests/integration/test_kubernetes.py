@@ -1,4 +1,4 @@
-"""deploy/kubernetes: valid manifests, whose commands, variables and probes are the product's."""
+"""Tests of deploy/kubernetes: valid manifests whose commands, variables and probes match the code."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_document_is_valid(documents: list[dict[str, Any]]) -> None:
 
 
 def test_what_they_name_exists(documents: list[dict[str, Any]], containers: dict[str, Container]) -> None:
-    """ConfigMaps, accounts, volumes, and the Deployment that is scaled and protected."""
+    """Check references to volumes, ConfigMaps, service accounts and the API's Deployment."""
     maps, accounts = of_kind(documents, "ConfigMap"), of_kind(documents, "ServiceAccount")
     for name, container in containers.items():
         volumes = {volume["name"]: volume for volume in container.pod["volumes"]}
@@ -80,7 +80,7 @@ def test_what_they_name_exists(documents: list[dict[str, Any]], containers: dict
 
 
 def texts_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Each text of a document, with the key before it."""
+    """Yield each string of a document with its key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -92,7 +92,6 @@ def texts_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def test_they_hold_no_secret(documents: list[dict[str, Any]]) -> None:
-    """A Secret is only named."""
     assert not of_kind(documents, "Secret")
     texts = set(texts_in(documents))
     assert len(texts) > 100
@@ -104,7 +103,6 @@ def test_they_hold_no_secret(documents: list[dict[str, Any]]) -> None:
 # ------------------------------------------------------------------ as what the product runs
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_takes_its_arguments(containers: dict[str, Container], job: str) -> None:
-    """By its own parser; the entry point of the image is ``python -m``."""
     container, module = containers[job], JOBS[job]
     name, *options = container.args
     assert name == module.__name__
@@ -133,7 +131,7 @@ def test_the_data_sets_file_is_valid(containers: dict[str, Container], tmp_path:
 
 
 def test_every_variable_is_read(containers: dict[str, Container]) -> None:
-    """By the API's settings, the authentication library, nginx's template, or the container's arguments."""
+    """Check that each container's variables are read by its program, template or arguments."""
     fields = Settings.model_fields
     settings = {field.validation_alias or f"L2CACHE_{name.upper()}" for name, field in fields.items()}
     assert containers["api"].env.keys() <= settings | {n for n in vars(decorators) if "AUTH_" in n}
@@ -167,7 +165,7 @@ def seconds_before_sigterm(container: Container) -> int:
 
 
 def test_the_order_of_a_drain(containers: dict[str, Container]) -> None:
-    """Clients leave, nginx finishes, gunicorn finishes; the updater has as long as in compose.yaml."""
+    """Check that clients stop first, then nginx, then gunicorn, and the updater's grace period."""
     api, nginx = containers["api"], containers["nginx"]
     first, second = seconds_before_sigterm(nginx), seconds_before_sigterm(api)
     probe = nginx.spec["readinessProbe"]
@@ -182,7 +180,7 @@ def test_the_order_of_a_drain(containers: dict[str, Container]) -> None:
 
 
 def test_schedules(documents: list[dict[str, Any]]) -> None:
-    """No run overlaps the next one, and a failed run is retried by its pod."""
+    """Check that CronJob runs do not overlap and that failed runs are retried."""
     for document in of_kind(documents, "CronJob").values():
         spec = document["spec"]
         assert re.fullmatch(r"([0-9*,/-]+ ){4}[0-9*,/-]+", spec["schedule"])
@@ -195,7 +193,7 @@ def test_schedules(documents: list[dict[str, Any]]) -> None:
 def pod(
     containers: dict[str, Container], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, Nginx]]:
-    """gunicorn and nginx, with the variables of their containers but for addresses and paths."""
+    """Start gunicorn and nginx with their containers' variables, except addresses and paths."""
     need_program(PROGRAM, HOW_TO_GET_IT)
     folder = tmp_path_factory.mktemp("pod")
     env, given = containers["api"].env, dict(containers["nginx"].env)
@@ -214,7 +212,7 @@ def port_of(container: Container, name: str) -> int:
 
 
 def test_probes_and_drain(containers: dict[str, Container], pod: tuple[Server, Nginx]) -> None:
-    """Probes ask routes of the process that has their port; draining ends readiness only."""
+    """Check that the probes' routes answer, and that draining fails only the readiness probe."""
     server, nginx = pod
     api, front = containers["api"], containers["nginx"]
     assert front.env["API_PORT"] == str(port_of(front, "http"))

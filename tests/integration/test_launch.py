@@ -1,4 +1,4 @@
-"""Jobs on Dataflow from their launch to their end: names, what is printed, Ctrl-C."""
+"""Tests of Dataflow jobs from launch to end: names, output and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def name_of(config: Path, job: str = "ingest") -> str:
 
 
 def test_a_batch_job_is_waited_for(config: Path, service: Service) -> None:
-    """Its counters are those of all its steps."""
+    """Check that each printed counter is the sum over all steps."""
     service.counters = [("s1", "failed_chunks", 3), ("s2", "failed_chunks", 1), ("s3", "nodes", 7)]
     done = run(ingest.main, config)
     assert done.stdout.splitlines() == [
@@ -120,7 +120,7 @@ def test_a_job_that_fails_is_one_line(config: Path, service: Service) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_says_that_the_job_goes_on(config: Path, service: Service, number: int) -> None:
     def stop() -> None:
-        """Send the signal only once, because the thread that asks outlives the command."""
+        """Send the signal only once, because the polling thread outlives the command."""
         service.asked = lambda: None
         os.kill(os.getpid(), number)
 
@@ -178,7 +178,7 @@ def table(name: str, store: str = "bigtable://p/i") -> Dataset:
 
 
 def test_names_are_ones_that_dataflow_takes() -> None:
-    """Each pair of job and table has its own name, the same each time."""
+    """Check that names are valid, repeatable, and unique for each job and table."""
     tables = [table(name) for name in ("l2_a", "l2-a", "l2.a", "L2_A", "9", "__", "l" * 49, "l" * 50)]
     names = [table_job_name("ingest", dataset) for dataset in [*tables, table("l2_a", "bigtable://p/j")]]
     names += [table_job_name("audit", tables[0]), update_job_name(["projects/p/subscriptions/b%~"])]

@@ -1,4 +1,4 @@
-"""Local runs of a toy job: deaths between chunks, errors of workers, and a signal."""
+"""Tests of local runs of a toy job: worker deaths, worker errors and a signal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOX = ChunkBox((0, 0, 0), (5, 5, 2))
 
 
 class Unpicklable(Exception):
-    """An error that cannot be rebuilt in another process."""
+    """An error that other processes cannot unpickle."""
 
     def __init__(self, left: int, right: int) -> None:
         super().__init__(f"{left} is not {right}")
@@ -88,7 +88,7 @@ def wait_until_idle(pool: LocalPool) -> None:
 
 
 def test_workers_do_the_next_job_too(tmp_path: Path) -> None:
-    """One that dies between the jobs is replaced."""
+    """Check that a worker that dies between two jobs is replaced."""
     with closing(LocalPool(2)) as pool:
         results: list[int] = []
         JobRun(job(double, tmp_path), pool, results.append, last=False).run()

@@ -1,4 +1,4 @@
-"""Logs of jobs as processes: JSON lines in a file, plain ones and a progress bar on a terminal."""
+"""Tests of the logs of jobs: JSON lines in a file, plain lines and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEVERITIES = {"DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICA
 
 
 def ingest(program: list[str], folder: Path, sample: Path, stderr: int) -> subprocess.Popen[bytes]:
-    """Start the ingest of a copy of the sample, one of whose files is garbled."""
+    """Start an ingest of a copy of the sample with one corrupt file."""
     shutil.copytree(sample, folder / "segmentation")
     garbled = min(path for path in (folder / "segmentation").glob("*/*_*"))
     garbled.write_bytes(b"garbled")
@@ -37,7 +37,7 @@ def ingest(program: list[str], folder: Path, sample: Path, stderr: int) -> subpr
 
 
 def read_terminal(terminal: int) -> str:
-    """Return what is written to a terminal until nobody has it open."""
+    """Return everything written to a terminal until its last writer closes it."""
     text = b""
     with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as reader:
         while part := reader.read(65_536):

@@ -1,4 +1,4 @@
-"""The job that makes versions: equal to the recorded graph at each time, fresh, renewed and continued."""
+"""Tests of the job that makes versions: fresh, renewed and resumed, against the recorded graph."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_version_of_the_first_format(recordings: Recordings, tmp_path: Path) -
 
 
 def test_from_a_graph_server(v2: Path, recordings: Recordings, tmp_path: Path) -> None:
-    """The same rows as from the graph's table, by the same command."""
+    """Check a fresh and a renewed version against the recorded roots."""
     config = other_graph(v2, tmp_path, "graphene")
     tm = recordings.json("roots.json")["tm_ms"]
     out = tmp_path / "versions"
@@ -136,7 +136,7 @@ def test_a_part_of_the_grid(v2: Path, table: Store, recordings: Recordings, tmp_
 def test_renewals_over_every_edit_equal_fresh_versions(
     v2: Path, recordings: Recordings, tmp_path: Path
 ) -> None:
-    """Some nodes have no rows at first, and receive them in two steps."""
+    """Some nodes have no rows at first; their rows are written in two steps."""
     config, history = own_copy(v2, tmp_path), known_history(recordings)
     chain, fresh = tmp_path / "chain", tmp_path / "fresh"
     edits = sorted({ms for ms in history.edits_ms if T0 < ms <= T1})
@@ -248,7 +248,7 @@ def test_the_latest_version_is_the_base(v2: Path, tmp_path: Path) -> None:
 def test_one_that_finishes_first_keeps_its_manifest(
     v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between hosts there is no lock: the manifest of the first one stays."""
+    """Jobs on different hosts share no lock, so the first manifest must stay."""
     finish, firsts = completion.finish, list[Any]()
 
     def overtaken(run: Any, done: Any) -> Any:

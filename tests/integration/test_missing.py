@@ -1,4 +1,4 @@
-"""Publishing of missing ids, against Google's Pub/Sub emulator."""
+"""Tests of publishing missing ids, with Google's Pub/Sub emulator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is d
 
 
 class Failures:
-    """Counts that `on_failure` received."""
+    """Records the counts that `on_failure` receives."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -76,14 +76,14 @@ def second_pubsub() -> Iterator[PubSubEmulator]:
 
 @pytest.fixture
 def own_pubsub(second_pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
-    """An emulator that the test can pause, or stop and start."""
+    """Return an emulator that the test can pause or restart."""
     monkeypatch.setenv(second_pubsub.variable, second_pubsub.host)
     yield second_pubsub
     second_pubsub.process.send_signal(signal.SIGCONT)
 
 
 def test_message_is_the_recorded_one(shared: Callable[[str], Path]) -> None:
-    """All non-empty messages for missing ids that PCGL2Cache sent."""
+    """Check our messages against those that PCGL2Cache published for missing ids."""
     exchanges = json.loads((shared("cave") / "http" / "index.json").read_text())["exchanges"]
     published = [m for exchange in exchanges for m in exchange.get("published", ()) if m["ids"]]
     assert len(published) == 9
@@ -172,7 +172,7 @@ def test_burst_of_ids(topic: Topic, failures: Failures) -> None:
 
 
 def test_hanging_pubsub(own_pubsub: PubSubEmulator, failures: Failures) -> None:
-    """Callers do not wait; ids that timed out are published again once Pub/Sub answers."""
+    """Check that timed-out ids count as failed and can be published again."""
     topic = Topic()
     missing = publisher(topic, failures)
     own_pubsub.process.send_signal(signal.SIGSTOP)
@@ -220,7 +220,7 @@ def test_unknown_topic(pubsub: PubSubEmulator, failures: Failures, caplog: pytes
 def test_failing_topic_is_not_retried_at_once(
     pubsub: PubSubEmulator, failures: Failures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ids requested meanwhile are counted, not remembered, and logged with the next message at the latest."""
+    """Check that later ids count as failed and are never published, with one log record in all."""
     topic = Topic(create=False)
     missing = publisher(topic, failures, retry_after_s=3600.0)
     assert missing.publish(*TABLE, IDS) == 3
@@ -242,7 +242,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure
 
 
 def test_queue_is_bounded(own_pubsub: PubSubEmulator, failures: Failures) -> None:
-    """While Pub/Sub hangs, ids and messages are bounded, and the rest counts as failed."""
+    """Check that pending ids and messages are bounded while Pub/Sub hangs, and the rest fail."""
     own_pubsub.process.send_signal(signal.SIGSTOP)
     path = "projects/test-project/topics/l2cache"
     large = MissingIds(path, on_failure=failures, timeout_s=LONG_S)
@@ -259,7 +259,7 @@ def test_queue_is_bounded(own_pubsub: PubSubEmulator, failures: Failures) -> Non
 
 
 def test_closing(own_pubsub: PubSubEmulator, failures: Failures) -> None:
-    """Ids left at the timeout count as failed, once; afterwards none are accepted."""
+    """Check that ids left at the timeout, and ids published after closing, count as failed."""
     missing = publisher(Topic(), failures)
     own_pubsub.process.send_signal(signal.SIGSTOP)
     assert missing.publish(*TABLE, IDS[:2]) == 2

@@ -1,4 +1,4 @@
-"""Missing files and saturated values, as the commands and the audit show them."""
+"""Tests of missing files and saturated values in the output of commands and audits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.jobs import Ran, dataset_file, run_ingest, run_job
 
 
 def records(config: Path, *files: FileCounts, saturated: int = 0) -> None:
-    """Record the first chunks of the grid as done with these files."""
+    """Record the first chunks of the grid as done, with the given file counts."""
     store, geometry = open_sample(config)
     for x, counts in enumerate(files):
         cut_off = {"area_nm2": saturated} if saturated else {}

@@ -1,4 +1,4 @@
-"""deploy/prometheus and deploy/grafana: alerts that fire, over the metrics of a running server."""
+"""Tests of deploy/prometheus and deploy/grafana against the metrics of a running server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ EXPRESSIONS = [*dashboard_expressions(), *(rule["expr"] for rule in RULES)]
 
 # ------------------------------------------------------------------ by promtool
 def test_the_rules() -> None:
-    """Every alert fires in its failure, and in no other that the file has."""
+    """Check the rules with promtool, and that a test of each alert makes it fire."""
     promtool("check", "rules", "rules.yml")
     promtool("test", "rules", "rules_test.yml")
     tests = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
@@ -76,7 +76,7 @@ def test_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
 def samples(
     pubsub: PubSubEmulator, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, set[str]]]:
-    """Labels with their values, by sample, of a server that has answered all kinds of requests."""
+    """Return each Prometheus sample's labels and values after many kinds of requests."""
     config = with_a_version(indexed_table(tmp_path_factory.mktemp("served")))
     with closing(open_table(config)) as store:
         run_updater(store, time.time())
@@ -111,7 +111,7 @@ def families(names: Iterator[str] | set[str]) -> set[str]:
 
 
 def test_every_metric_exists(samples: dict[str, dict[str, set[str]]]) -> None:
-    """Each one used is in /metrics, with the labels that select it; and each one in /metrics is used."""
+    """Check that rules and panels use exactly the server's metrics, with labels that exist."""
     used = {name for text in EXPRESSIONS for name in NAME.findall(text)}
     assert not used - samples.keys()
     assert families(set(samples)) == families(used)
@@ -131,7 +131,7 @@ def test_every_metric_exists(samples: dict[str, dict[str, set[str]]]) -> None:
 
 # ------------------------------------------------------------------ the dashboard
 def test_every_panel_has_its_place() -> None:
-    """No two overlap, ids are unique, each query has a legend, and the page's data source is used."""
+    """Check positions, ids, legends and the data source of the dashboard's panels."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [

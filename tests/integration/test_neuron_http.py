@@ -1,4 +1,4 @@
-"""Roots of the recorded graph over HTTP and in exports, by its table and by its server."""
+"""Tests of the recorded graph's roots over HTTP and in exports, from its table and its server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server(recordings: Recordings) -> Iterator[RootServer]:
 def config(
     request: pytest.FixtureRequest, server: RootServer, recordings: Recordings, tmp_path: Path
 ) -> Path:
-    """A data sets file whose table has all recorded features."""
+    """Return a data sets file whose table has all recorded features."""
     server.fail = lambda route: None
     graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2" if request.param == "table" else "graphene"
     config = dataset_file(tmp_path, server.url, graph=graph, chunk_size=None)

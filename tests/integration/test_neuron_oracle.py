@@ -1,4 +1,4 @@
-"""Skeletons against the genuine pcg_skel, MeshParty and navis."""
+"""Tests of skeletons against pcg_skel, MeshParty and navis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = np.argwhere(np.ones((9, 8, 7)))
 
 
 def block_graph() -> NeuronGraph:
-    """A solid block, in which most shortest paths have rivals, but none of equal length."""
+    """Return a solid block with random offsets, so that competing paths differ in length."""
     index = np.arange(len(BLOCK)).reshape(9, 8, 7)
     pairs = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1]), (index[:, :, 1:], index[:, :, :-1])]
     edges = np.concatenate([np.stack([low.ravel(), high.ravel()], axis=1) for high, low in pairs])
@@ -67,7 +67,7 @@ def test_pcg_skel_makes_the_same_around_a_soma(name: str, collapse: float) -> No
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pcg_skel_places_missing_nodes_the_same(seed: int) -> None:
-    """A node halfway between its neighbours makes ways of equal length: vertices may differ, lengths not."""
+    """Equally long paths may have different vertices, so skeletons are compared by length and ends."""
     from meshparty.trimesh_io import Mesh
     from pcg_skel import pcg_skeleton_direct
     from pcg_skel.skel_utils import fix_nan_verts_mesh

@@ -1,4 +1,4 @@
-"""Summaries of every recorded root, in both stores: exact, kept, and never kept too early."""
+"""Tests of summaries of the recorded roots, in both stores: their values, and when they are kept."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ def table(new_store: NewStore, features: np.ndarray) -> Store:
 
 
 class Calls(BigtableGraph):
-    """A graph that counts calls for nodes and edges of roots."""
-
     calls = 0
 
     def root_nodes(self, *arguments: Any) -> Any:
@@ -55,7 +53,7 @@ class Calls(BigtableGraph):
 
 
 class Process:
-    """What a process has of its own: a store, a graph and a reader."""
+    """The store, graph and reader of one process."""
 
     def __init__(self, store: Store, stack: ExitStack) -> None:
         self.store = stack.enter_context(closing(open_store(store.url, store.name)))
@@ -70,7 +68,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def check(found: Summaries, recordings: Recordings, lost: Ids = as_ids([])) -> None:  # noqa: B008
-    """Compare with sums over the recorded features, in plain Python."""
+    """Compare the summaries with plain Python sums over the recorded features."""
     roots, features = roots_of_recording(recordings), recordings.json("features.json")["features"]
     gone = set(lost.tolist())
     for root, status, summary in zip(found.roots.tolist(), found.status, found.summary, strict=True):

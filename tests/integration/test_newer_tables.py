@@ -1,4 +1,4 @@
-"""A table that a newer version wrote: every command names it, and changes nothing."""
+"""Tests of a table in a newer format, which every command refuses and leaves unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ SAID = "table l2cache_sample in sqlite://{}/l2cache.db: nodes: format 9, expecte
 
 @pytest.fixture
 def newer(config: Path) -> Path:
-    """The data sets file of a table of a newer format."""
     with closing(sqlite3.connect(config.parent / "l2cache.db")) as db, db:
         db.execute("UPDATE formats SET version = 9 WHERE part = 'nodes'")
     return config

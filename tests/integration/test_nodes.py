@@ -1,4 +1,4 @@
-"""Features of given nodes, from every source of their supervoxels, against the recordings and the batch."""
+"""Tests of the features of given nodes, against the recordings and the batch ingest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.recordings import check_values
 
 @pytest.fixture(scope="module")
 def nodes(recordings: Recordings) -> Iterator[NodeSource]:
-    """Nodes of fixture_v2, from the graph's table."""
+    """Open the nodes of fixture_v2, from the graph's table."""
     source = open_nodes(entry(recordings, *SOURCES[0]))
     yield source
     source.close()
@@ -46,7 +46,7 @@ def recorded(recordings: Recordings, table: str) -> dict[str, Any]:
 
 
 def compute_all(source: NodeSource, ids: Ids) -> np.ndarray:
-    """Rows of all ids, a chunk at a time, in disorder and each asked for twice."""
+    """Compute the rows of all ids chunk by chunk, with each id requested twice and out of order."""
     rows = []
     for chunk, wanted in by_chunk(source.geometry, ids):
         result = source.compute(chunk, np.concatenate([wanted[::-1], wanted]))
@@ -60,7 +60,7 @@ def compute_all(source: NodeSource, ids: Ids) -> np.ndarray:
 def test_every_node_ever_made_has_its_recorded_features(
     recordings: Recordings, table: str, graph: str, volume: str
 ) -> None:
-    """Those that an edit superseded, and those that it made, which share their supervoxels, in one batch."""
+    """Check superseded and new nodes, which share supervoxels, in one batch."""
     expected = recorded(recordings, table)
     source = open_nodes(entry(recordings, table, graph, volume))
     rows = compute_all(source, as_ids([int(i) for i in expected]))
@@ -78,7 +78,7 @@ def want_rep(expected: dict[str, Any], row: Any) -> list[int]:
 def test_the_bytes_are_those_of_the_batch_at_any_time(
     recordings: Recordings, source: tuple[str, str, str]
 ) -> None:
-    """Of the batch before the edits, after each of them, and after all."""
+    """Compare with batch ingests at T0, at T1 and, for the graph's table, at each edit."""
     dataset, children = entry(recordings, *source), recordings.json("l2_children.json")
     nodes = open_nodes(dataset)
     rows = compute_all(nodes, as_ids([int(i) for i in children["l2"]]))
@@ -200,7 +200,7 @@ def test_a_volume_that_cannot_be_read_may_come_back(
 
 # ------------------------------------------------------------------ no graph
 def test_without_a_graph_nodes_are_the_numbered_segments(undisturbed: Path) -> None:
-    """All nodes of all chunks, those at the edge being partial: one by one, and all at once."""
+    """Check all nodes of each chunk at once, and one node alone."""
     dataset = load_dataset("sample", undisturbed)
     nodes, store = open_nodes(dataset), open_store(dataset.store, dataset.l2cache_id)
     for xyz in np.ndindex(*nodes.geometry.grid):

@@ -1,4 +1,4 @@
-"""The server's log and metrics."""
+"""Tests of the server's log and metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 # ------------------------------------------------------------------ logs
 def requests_of(server: Server, request_id: str) -> list[dict[str, Any]]:
-    """Return the records of a request. They are written once its response is sent."""
+    """Wait for a request's log records, which follow its response, and return them."""
 
     def found() -> list[dict[str, Any]]:
         return [record for record in server.records if record.get("request_id") == request_id]
@@ -87,7 +87,7 @@ def test_request_ids(server: Server) -> None:
 
 
 def test_a_head_request_is_logged(server: Server) -> None:
-    """Other requests are logged after their body, but this one has none."""
+    """Other requests are logged after their response body, but HEAD has none."""
     answer = requests.head(f"{server.api}/table_mapping", headers={"X-Request-Id": "a-head"}, timeout=20)
     assert [record["status"] for record in requests_of(server, "a-head")] == [answer.status_code]
 

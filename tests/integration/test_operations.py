@@ -1,4 +1,4 @@
-"""docs/operations.md: programs accept its commands, and its metrics and options exist."""
+"""Tests of docs/operations.md: its commands are accepted, and its metrics and options exist."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_gcloud_takes_its_commands(calls: list[list[str]]) -> None:
 
 
 def test_named_resources_were_created(calls: list[list[str]]) -> None:
-    """In the order of the page: accounts, tables, topics, subscriptions, buckets, repositories, images."""
+    """Check that the page creates each resource before it uses it."""
     there = {
         ("projects", "my-project"),
         ("buckets", "gs://segmentation-bucket"),
@@ -124,7 +124,7 @@ def test_named_resources_were_created(calls: list[list[str]]) -> None:
 
 
 def test_each_account_is_granted_only_what_it_needs(calls: list[list[str]]) -> None:
-    """Two more roles on Bigtable are only described: to create a table, and for an API that keeps roots."""
+    """Check the roles of each account, and the Bigtable roles that the page only describes."""
     granted: dict[str, set[tuple[str, str]]] = {}
     for call in calls:
         if "add-iam-policy-binding" in call:
@@ -164,7 +164,7 @@ def test_each_account_is_granted_only_what_it_needs(calls: list[list[str]]) -> N
 
 
 def test_launchers_need_no_basic_role(calls: list[list[str]]) -> None:
-    """`roles/compute.viewer` reads machine types, in place of `roles/viewer`."""
+    """Launchers read machine types with `roles/compute.viewer` instead of `roles/viewer`."""
     bindings = [call for call in calls if "add-iam-policy-binding" in call]
     launcher = {
         role for call in bindings for role in values(call, "--role") if values(call, "--member") == [WHO]
@@ -174,7 +174,7 @@ def test_launchers_need_no_basic_role(calls: list[list[str]]) -> None:
 
 
 def test_a_cancelled_job_is_sought_back_and_repaired(calls: list[list[str]]) -> None:
-    """Dataflow has acknowledged its messages in flight."""
+    """Dataflow has already acknowledged the job's messages in flight."""
     sought = [place for place, call in enumerate(calls) if call[1:4] == ["pubsub", "subscriptions", "seek"]]
     repaired = [p for p, call in enumerate(calls) if "beam_jobs.audit" in call and "--repair" in call]
     assert sought
@@ -184,7 +184,7 @@ def test_a_cancelled_job_is_sought_back_and_repaired(calls: list[list[str]]) -> 
 
 
 def test_alerts_on_dataflow_see_messages_in_flight() -> None:
-    """Pub/Sub's metrics do not: Dataflow acknowledges messages when it reads them."""
+    """Dataflow acknowledges messages when it reads them, so Pub/Sub's metrics miss them."""
     part = WRITTEN.partition("## What to watch")[2].partition("\n## ")[0]
     alerts = {name.strip(): threshold for name, threshold in re.findall(r"^\|([^|]+)\|([^|]+)\|", part, re.M)}
     both = "edits about to become dead letters"
@@ -231,7 +231,7 @@ def test_named_api_metrics_exist() -> None:
 
 
 def exposed_names() -> Iterator[str]:
-    """Names of samples, as a query has them."""
+    """Yield the sample names of the API's Prometheus metrics."""
     for metric in vars(metrics).values():
         if isinstance(metric, Histogram):
             yield from (f"{metric._name}_bucket", f"{metric._name}_count")
@@ -299,7 +299,7 @@ def test_a_presplit_table_is_ingested_without_create(
 
 
 def printed_splits(calls: list[list[str]], config: Path, tablets: int) -> list[bytes]:
-    """Run the program that the page calls, for the sample."""
+    """Return the row keys that the page's split program prints for the sample."""
     program = "deploy/bigtable/splits.py"
     assert of_program(calls, "python", program) == [["minnie", "datasets.yml", "200"]]
     ran = run_splits(config, tablets)

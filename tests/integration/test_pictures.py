@@ -1,4 +1,4 @@
-"""Layers that cloud-volume reads over HTTP: every node once, with the values of its row, under its root."""
+"""Tests of layers that cloud-volume reads over HTTP: each node once, with its values and root."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.precomputed_reader import Decoder
 
 @dataclass
 class Layers:
-    """Served layers, and what is known of them: rows, nodes by root, and the root of each node now."""
+    """Served layers, with their rows, nodes by root, and current root of each node."""
 
     url: str
     geometry: Geometry
@@ -46,11 +46,10 @@ class Layers:
         return answer
 
     def source(self, layer: str) -> Any:
-        """The layer as cloud-volume opens it."""
         return from_cloudpath(f"precomputed://{self.url}/{layer}", progress=False)
 
     def drawn(self, layer: str) -> dict[int, np.ndarray]:
-        """The record of each node that the layer can draw, as our library computes it."""
+        """Return the expected record of each node that the layer can draw."""
         records, ids = NODE_LAYERS[layer].records(self.rows, self.geometry)
         return dict(zip(ids.tolist(), records, strict=True))
 
@@ -59,7 +58,7 @@ class Layers:
 def recorded(
     recordings: Recordings, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Layers]:
-    """The recorded graph, whose table has the features of superseded nodes too."""
+    """Serve the recorded graph, with the features of superseded nodes too."""
     config = dataset_file(
         tmp_path_factory.mktemp("recorded"),
         recordings.cv_path("fixture_v2"),
@@ -87,7 +86,7 @@ def put_records(store: Store, ids: Ids) -> None:
 
 @pytest.fixture(scope="module")
 def sampled(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layers]:
-    """The sample, which has no graph: the roots are its segments."""
+    """Serve the sample, which has no graph: its roots are its segments."""
     config = own_copy(undisturbed, tmp_path_factory.mktemp("sampled"))
     with closing(open_table(config)) as store:
         geometry = store.geometry()
@@ -110,7 +109,7 @@ def layers(request: pytest.FixtureRequest) -> Layers:
 
 
 def is_drawn(found: Any, drawn: dict[int, np.ndarray]) -> bool:
-    """Whether the nodes that cloud-volume read have the bytes of their records."""
+    """Return whether the nodes that cloud-volume read have the bytes of their records."""
     expected = np.array([drawn[node] for node in found.ids.tolist()])
     columns = {"coordinates": found.geometry, **found.properties}
     assert set(columns) == {"coordinates", *(p.name for p in PROPERTIES)}
@@ -128,7 +127,7 @@ def test_cloud_volume_reads_every_valid_node_once(layers: Layers) -> None:
 
 @pytest.mark.parametrize("layer", ["nodes", "axes"])
 def test_every_valid_node_is_in_one_cell(layers: Layers, layer: str) -> None:
-    """The axes layer too, which cloud-volume 12.15 cannot read."""
+    """Decode the layers ourselves, because cloud-volume 12.15 cannot read the axes layer."""
     decoder, drawn = Decoder(layers.get(f"{layer}/info").json()), layers.drawn(layer)
     (level,) = decoder.info["spatial"]
     found: list[int] = []
@@ -141,7 +140,7 @@ def test_every_valid_node_is_in_one_cell(layers: Layers, layer: str) -> None:
 
 
 def test_the_values_are_those_of_the_rows(layers: Layers) -> None:
-    """Nodes are compared with the reference values, not with our library's records."""
+    """Compare with the reference values, not with our library's records."""
     decoder = Decoder(layers.get("nodes/info").json())
     values = dict(zip(layers.rows.ids.tolist(), served(layers.rows, layers.geometry), strict=True))
     (level,) = decoder.info["spatial"]
@@ -162,7 +161,7 @@ def test_the_values_are_those_of_the_rows(layers: Layers) -> None:
 
 
 def test_every_root_is_related_to_its_nodes(layers: Layers) -> None:
-    """Retired roots too."""
+    """Check retired roots too."""
     drawn = layers.drawn("nodes")
     found = layers.source("nodes").get_by_relationship("root", list(layers.roots))
     assert set(found) == set(layers.roots)

@@ -1,4 +1,4 @@
-"""The rate of an ingest: of its last ten minutes, and true on the clock."""
+"""Tests of the rate of an ingest, measured over its last ten minutes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rates_of(records: list[tuple[datetime, int]], started: datetime | None) -> t
 
 
 def burst(chunks: int, until: datetime = NOW) -> list[tuple[datetime, int]]:
-    """Chunks recorded within half a second."""
+    """Return chunks recorded within half a second."""
     return [(until - SECOND * i / 2 / chunks, 10) for i in range(chunks)]
 
 
@@ -63,14 +63,14 @@ def test_less_than_a_second_is_too_little() -> None:
 
 
 def test_a_burst_at_the_start_of_an_unknown_run() -> None:
-    """Only the chunks of its first tenth of a second do not count: they took time before it."""
+    """Check that only chunks of the first 0.1 s are left out, because their work began earlier."""
     spread = [(NOW - 61 * SECOND + SECOND * i / 1_000, 1) for i in range(1_000)]
     assert rates_of([*spread, (NOW, 1)], None) == (886.23, 14.77)
 
 
 @pytest.mark.parametrize("step", [1, -1, 7_919])
 def test_memory_does_not_grow_with_the_records(step: int) -> None:
-    """Half an hour of records, in any order, leaves at most two windows."""
+    """Check that half an hour of records, in any order, leaves at most two windows."""
     totals = ChunkTotals(RATE_WINDOW, 0)
     for i in range(18_000):
         totals.add(ChunkRecord(1, DONE, NOW + SECOND / 10 * (i * step % 18_000), 10))

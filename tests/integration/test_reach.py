@@ -1,4 +1,4 @@
-"""A host that cannot be reached is named within five seconds, before any work begins."""
+"""Tests of unreachable hosts, which are named within five seconds and before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def in_time(call: Callable[[], Result]) -> Result:
-    """Return the result of a call that took less than `SECONDS`; other tests share the cores."""
+    """Return the result of a call that took less than `SECONDS`, in one of several attempts."""
     for _ in range(ATTEMPTS):
         start = time.monotonic()
         result = call()
@@ -38,7 +38,7 @@ def in_time(call: Callable[[], Result]) -> Result:
 
 @pytest.fixture(params=["closed", "silent", "unknown"])
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where nothing listens; where something does and never answers; a name that does not exist."""
+    """Yield an address that refuses connections, never answers, or has an unknown host."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if request.param == "silent":
@@ -96,7 +96,7 @@ def test_the_subscriptions(unreachable: str, tmp_path: Path, sample: Path) -> No
 
 
 def test_bigtable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an emulator; a port of this machine stands for Google's host."""
+    """Check without an emulator, with a local port in place of Google's host."""
     monkeypatch.delenv("BIGTABLE_EMULATOR_HOST", raising=False)
     monkeypatch.setattr("l2features.config.reach.BIGTABLE_HOST", "127.0.0.1:1")
     with pytest.raises(

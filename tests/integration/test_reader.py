@@ -1,4 +1,4 @@
-"""Reading a data set: present and missing rows, and the reasons."""
+"""Tests of reading a data set: present and missing rows, and reasons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 class Counts:
-    """A reader's reports on its cache and store."""
+    """A reader that counts its cache hits, cache misses and store reads."""
 
     def __init__(self, store: Store, cache_rows: int = 0) -> None:
         self.hits = self.misses = 0

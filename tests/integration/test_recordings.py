@@ -1,4 +1,4 @@
-"""The recorded graphs, from table or server to features in the store, against the recorded features."""
+"""Tests of the recorded graphs, from table or server to stored features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that replace rows give their table a new generation."""
+"""Tests of the table's new generation after jobs that replace rows."""
 
 from __future__ import annotations
 

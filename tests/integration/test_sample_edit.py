@@ -1,4 +1,4 @@
-"""The graph of a sample, as others read it, and its edits."""
+"""Tests of a sample's graph, as kvdbclient reads it, and of its edits."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ counter = itertools.count()
 
 @pytest.fixture
 def url(emulator: Emulator) -> str:
-    """A table that is not there."""
+    """Return the URL of a missing table."""
     return f"bigtable://{PROJECT}/{INSTANCE}/sample_{os.getpid()}_{next(counter)}"
 
 
 @pytest.fixture
 def config(tmp_path: Path, url: str, pubsub: PubSubEmulator) -> Path:
-    """The data sets file of a sample with a graph."""
+    """Create a sample with a graph, and return its data sets file."""
     made = run("sample", tmp_path / "s", *SIZE, "--graph", url, "--topics", PROJECT)
     assert made.exit_code == 0, made.output
     assert f"wrote the graph {url}\n" in made.output
@@ -55,7 +55,6 @@ def editor(config: Path) -> Iterator[SampleEditor]:
 
 
 def pcg(dataset: Dataset) -> Any:
-    """The genuine client of a graph's table."""
     from kvdbclient import BigTableClient
     from kvdbclient.bigtable import BigTableConfig
 
@@ -63,14 +62,14 @@ def pcg(dataset: Dataset) -> Any:
 
 
 def objects_of(url: str) -> dict[int, int]:
-    """The object of each supervoxel of the sample."""
+    """Return the object of each supervoxel of the sample."""
     parts = (chunk.objects for chunk in sample_chunks(Sample((3, 2, 2), (32, 32, 16), graph=url)))
     return {supervoxel: owner for part in parts for supervoxel, owner in part.items()}
 
 
 # ------------------------------------------------------------------ the graph
 def test_the_graph_as_kvdbclient_reads_it(config: Path, url: str) -> None:
-    """Each object's part of a chunk is a node; an object has a root, or several where it is cut."""
+    """Check that each object has one node per chunk, and one root or several where it is cut."""
     objects = objects_of(url)
     client, supervoxels = pcg(load_dataset("sample", config)), as_ids(list(objects))
     nodes = client.root_ext.get_roots(supervoxels, time_stamp=MADE, stop_layer=2)
@@ -109,7 +108,7 @@ def test_an_unfinished_graph_is_completed(tmp_path: Path, url: str) -> None:
 
 # ------------------------------------------------------------------ edits
 def test_edits_as_kvdbclient_reads_them(config: Path, url: str, editor: SampleEditor) -> None:
-    """After any number of edits every supervoxel is in one node and one root; before them, all as it was."""
+    """Check every supervoxel's node and root after each edit, and its node before all edits."""
     supervoxels = as_ids(list(objects_of(url)))
     client = pcg(load_dataset("sample", config))
     before = client.root_ext.get_roots(supervoxels, stop_layer=2)
@@ -215,7 +214,7 @@ def test_an_invalid_graph_url(tmp_path: Path, graph: str, expected: str) -> None
 
 
 def test_the_pieces_of_an_object_lie_together(url: str) -> None:
-    """Supervoxels are numbered from 1 in each chunk, and at most eight are of one object."""
+    """Check that each chunk numbers its supervoxels from 1, with at most eight per object."""
     for chunk in sample_chunks(Sample((3, 2, 2), (32, 32, 16), graph=url)):
         ids = np.unique(chunk.labels)
         assert ids[ids > 0].tolist() == sorted(chunk.objects)

@@ -1,4 +1,4 @@
-"""The layers and cross-chunk edges of a sample's graph, before and after edits."""
+"""Tests of the layers and cross-chunk edges of a sample's graph, before and after edits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sample(emulator: Emulator) -> Sample:
 
 @pytest.fixture(scope="module")
 def editor(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleEditor]:
-    """The editor of a new sample; tests of the unedited graph come before those that edit it."""
+    """Create a sample, and open its editor. Tests of the unedited graph must run first."""
     folder = tmp_path_factory.mktemp("sample")
     size = ("--grid", "5,2,2", "--chunk-size", "32,32,16")
     made = run("sample", folder / "s", *size, "--graph", str(sample.graph))
@@ -49,7 +49,7 @@ def editor(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def touching(sample: Sample) -> Ids:
-    """Pairs of supervoxels of one object whose voxels touch across a face, found voxel by voxel."""
+    """Return the pairs of one object's supervoxels that touch across a chunk boundary."""
     labels = np.zeros(sample.voxel_size, dtype=np.uint64)
     owners = np.zeros(sample.voxel_size, dtype=np.uint64)
     for chunk in sample_chunks(sample):
@@ -66,7 +66,6 @@ def touching(sample: Sample) -> Ids:
 
 
 def pcg(sample: Sample) -> Any:
-    """The genuine client of a graph's table."""
     from kvdbclient import BigTableClient
     from kvdbclient.bigtable import BigTableConfig
 
@@ -77,7 +76,7 @@ def pcg(sample: Sample) -> Any:
 def by_root(
     sample: Sample, touching: Ids, time: datetime
 ) -> dict[int, tuple[set[int], set[tuple[int, int]]]]:
-    """The L2 nodes and edges of each root at a time, from the parents of supervoxels."""
+    """Return the L2 nodes and edges of each root at a time, from the parents of supervoxels."""
     client = pcg(sample)
     supervoxels = as_ids([i for chunk in sample_chunks(sample) for i in chunk.objects])
     nodes, roots = (
@@ -97,7 +96,7 @@ def by_root(
 
 
 def check(sample: Sample, graph: BigtableGraph, touching: Ids, time: datetime) -> list[int]:
-    """Roots at a time have the nodes and edges of the segmentation, which connect each root; returns them."""
+    """Check the nodes and edges of all roots at a time, and return the roots."""
     expected = by_root(sample, touching, time)
     nodes = graph.root_nodes(sample.geometry, as_ids(expected), 1_000)
     edges = graph.root_edges(sample.geometry, nodes.l2_ids)
@@ -133,7 +132,7 @@ def test_roots_are_connected_through_faces(sample: Sample, editor: SampleEditor,
 
 
 def single_is_needed(editor: SampleEditor, node: int, tree: dict[int, Ids]) -> bool:
-    """Whether the node has an edge at its layer: only then PyChunkedGraph makes a node of one child."""
+    """Return whether the node has an edge at its layer, as nodes with one child must."""
     below = [node]
     while any(i >> 56 > 2 for i in below):
         below = [j for i in below for j in (tree[i].tolist() if i >> 56 > 2 else [i])]
@@ -141,7 +140,7 @@ def single_is_needed(editor: SampleEditor, node: int, tree: dict[int, Ids]) -> b
 
 
 def test_cells_of_edges_as_kvdbclient_reads_them(sample: Sample, editor: SampleEditor, touching: Ids) -> None:
-    """Both nodes of an edge have it, in the column of the last layer in which their chunks differ."""
+    """Check that both nodes store each edge, at the last layer in which their chunks differ."""
     from kvdbclient.attributes import Connectivity
 
     client = pcg(sample)
@@ -177,7 +176,7 @@ def test_edits_keep_layers_edges_and_log(sample: Sample, editor: SampleEditor, t
 
 
 def check_history(sample: Sample, graph: BigtableGraph, edit: Any, operation: int) -> None:
-    """Roots name each other, and the log has the operation as kvdbclient reads it."""
+    """Check that old and new roots name each other, and that kvdbclient can read the log entry."""
     from kvdbclient.attributes import OperationLogs
 
     histories = graph.histories(sample.geometry, as_ids([*edit.new_root_ids, *edit.old_root_ids]))

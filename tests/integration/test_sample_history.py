@@ -1,4 +1,4 @@
-"""Valid nodes and changed roots of a sample's graph after many edits, against a plain walk of its table."""
+"""Tests of valid nodes and changed roots of an edited sample, against a walk of all cells."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TOP = 5
 
 
 class Walk:
-    """All cells of a table, which each step looks up."""
+    """All cells of a table, with simple reference look-ups."""
 
     def __init__(self) -> None:
         self.cells: dict[int, dict[str, list[tuple[int, bytes]]]] = {}
@@ -81,7 +81,7 @@ class Walk:
         return node
 
     def valid(self, ms: int) -> dict[int, int]:
-        """The root of each node that was made by a time, unless it is a retired one."""
+        """Return the root of each node made by a time, unless the root is retired by then."""
         roots = {node: self.root(node, ms) for node in self.of_layer(2) if self.made(node) <= ms}
         retired = {root: self.retired(root) for root in roots.values()}
         return {node: root for node, root in roots.items() if not (retired[root] or ms + 1) <= ms}
@@ -94,7 +94,7 @@ def geometry() -> Geometry:
 
 @pytest.fixture(scope="module")
 def folder(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample's folder, after all edits, each in a millisecond of its own."""
+    """Create a sample, apply all edits in different milliseconds, and return its folder."""
     folder = tmp_path_factory.mktemp("history") / "s"
     made = run("sample", folder, "--grid", "5,3,2", "--chunk-size", "32,32,16", "--graph", URL)
     assert made.exit_code == 0, made.output

@@ -1,4 +1,4 @@
-"""Values that their stored type cuts off: warned of when a table is made, and counted by its ingest."""
+"""Tests of saturated values: the warning when a table is created, and the ingest's counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One entry of the data sets file that is wrong: it is named, and the others are served."""
+"""Tests of invalid entries in the data sets file: they are named, and the others are served."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WRONG = {
 
 @pytest.fixture
 def mixed(undisturbed: Path, tmp_path: Path) -> Path:
-    """A data sets file with one entry that is right, and every wrong one."""
+    """Return a data sets file with one valid entry and every invalid one."""
     config = own_copy(undisturbed, tmp_path)
     right = json.loads(config.read_text())["sample"]
     entries = [f"{name}: {text}" for name, text in WRONG.items()]

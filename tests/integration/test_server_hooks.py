@@ -1,4 +1,4 @@
-"""What the server's processes do before the first request."""
+"""Tests of what the server's processes do before the first request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(*before, len(gc.get_objects()), gc.get_freeze_count())
 
 
 def test_garbage_collections_leave_out_what_is_loaded(tmp_path: Path) -> None:
-    """One of all modules' objects would take 0.1 s of a request."""
+    """Collecting the objects of all modules would add 0.1 s to a request."""
     config = tmp_path / "datasets.yml"
     entry = f"cv_path: 'precomputed://file:///nowhere', l2cache_id: t, store: 'sqlite://{tmp_path}/t.db'"
     config.write_text(f"nodes: {{{entry}}}\n")

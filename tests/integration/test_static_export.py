@@ -1,4 +1,4 @@
-"""Static exports that cloud-volume and tensorstore read back: every node once, with its values and root."""
+"""Tests of static exports that cloud-volume and tensorstore read: each node once, with its root."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T0 = 1_795_220_864_000
 
 @dataclass
 class Exported:
-    """A data set with versions, the one that was exported, and what is known of it."""
+    """An exported version, with its data set and expected contents."""
 
     config: Path
     output: Path
@@ -45,7 +45,7 @@ class Exported:
 
 
 def exported(config: Path, folder: Path, number: int, roots: dict[int, int]) -> Exported:
-    """Export a version, whose nodes have these roots."""
+    """Export a version whose nodes have the given roots."""
     with closing(open_table(config)) as store:
         geometry = geometry_of(store)
         rows = store.read(as_ids(sorted(roots)))
@@ -63,7 +63,7 @@ def exported(config: Path, folder: Path, number: int, roots: dict[int, int]) -> 
 
 @pytest.fixture(scope="module")
 def sampled(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The sample, which has no graph."""
+    """Export the sample, which has no graph."""
     folder = tmp_path_factory.mktemp("sampled")
     config = own_copy(undisturbed, folder)
     manifest = made(config, folder / "versions", T0)
@@ -73,7 +73,7 @@ def sampled(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="module")
 def recorded(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The recorded graph amid its edits: a renewed version with retired roots."""
+    """Export the recorded graph between its edits: a renewed version with retired roots."""
     folder = tmp_path_factory.mktemp("recorded")
     config = ingested(folder, recordings, "fixture_v2")
     recording = recordings.json("roots.json")
@@ -89,7 +89,7 @@ def export(request: pytest.FixtureRequest) -> Exported:
 
 
 def bytes_of(found: Any) -> dict[int, bytes]:
-    """The records of annotations that cloud-volume read, by their ids."""
+    """Return the record of each annotation that cloud-volume read, by id."""
     records = np.zeros(len(found.ids), NODE_LAYERS["nodes"].annotations.dtype)
     records["coordinates"] = found.geometry
     for shown in PROPERTIES:
@@ -123,7 +123,7 @@ def test_cloud_volume_finds_nodes_by_their_ids_and_roots(export: Exported) -> No
 
 @pytest.mark.parametrize("name", NODE_LAYERS)
 def test_tensorstore_reads_every_node_once(export: Exported, name: str) -> None:
-    """The axes layer too, which cloud-volume 12.15 cannot read."""
+    """Check the axes layer too, which cloud-volume 12.15 cannot read."""
     layer, expected = export.layer(name), export.records(name)
     drawn = {node: layer.decoder.annotation(record) for node, record in expected.items()}
     assert layer.spatial() == drawn

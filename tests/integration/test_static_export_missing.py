@@ -1,4 +1,4 @@
-"""Static exports of versions whose nodes mostly have no features."""
+"""Tests of static exports of versions whose nodes mostly have no features."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export_without_features(folder: Path, without: Any, group_rows: int, *flags:
 
 @pytest.mark.parametrize("wanted", [10_000, 14_000])
 def test_files_have_the_wanted_size_where_most_nodes_are_missing(tmp_path: Path, wanted: int) -> None:
-    """The missing nodes are on one side of the volume. No list fills a fifth of a file."""
+    """Check with all missing nodes on one side of the volume."""
     flags = ("--shard_size", wanted, "--cell_nodes", 25)
     output = export_without_features(tmp_path, lambda x, y, z: y >= 4, 500, *flags)
     uneven, several = uneven_indexes(output, wanted)
@@ -49,7 +49,7 @@ def test_files_have_the_wanted_size_where_most_nodes_are_missing(tmp_path: Path,
 
 @pytest.mark.parametrize("group_rows", [20_000, 50])
 def test_nodes_are_exported_whatever_a_sample_has(tmp_path: Path, group_rows: int) -> None:
-    """The first 4,000 nodes of a file are missing, or all of most of its row groups."""
+    """Omit the features of a file's first 4,000 nodes, or of most of its row groups."""
     output = export_without_features(tmp_path, lambda x, y, z: x < 9, group_rows, *SMALL)
     for name in NODE_LAYERS:
         layer = StaticLayer(output / name)

@@ -1,4 +1,4 @@
-"""Runs of static exports: resumed, repeated, refused; of renewed versions."""
+"""Tests of static export runs: resumed, repeated and refused, and of renewed versions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.version_job import files_of
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of random versions, each of which retires roots of the one before."""
+    """Write random versions that retire roots of the one before, and return their data sets file."""
     folder = tmp_path_factory.mktemp("chain")
     write_chain(folder / "versions", renewals=2, nodes=2_000)
     config = dataset_file(folder, "precomputed://file:///nowhere", versions=str(folder / "versions"))
@@ -41,7 +41,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(chain: Path) -> Path:
-    """An export of the newest of them."""
+    """Export the newest version."""
     output = chain.parent / "whole"
     done = run_export(chain, output, 3, *SMALL)
     assert (done.returncode, done.stdout.splitlines()[-1].split(" of ")[1]) == (
@@ -71,7 +71,7 @@ def test_only_visible_rows_are_exported(chain: Path, whole: Path) -> None:
 
 
 def test_files_of_ids_have_the_wanted_size(whole: Path) -> None:
-    """Other indexes are not checked: their lists are large for files of 20,000 bytes."""
+    """Other indexes are not checked, because their lists are large for files of 20,000 bytes."""
     uneven, several = uneven_indexes(whole, 20_000)
     assert {f"{layer}/by_id" for layer in NODE_LAYERS} <= several - set(uneven)
 
@@ -118,7 +118,7 @@ def test_a_stopped_export_continues(
 
 
 def test_a_finished_export_is_reported_again(chain: Path, whole: Path) -> None:
-    """Files left by a job that was killed after it wrote its manifest are removed."""
+    """Check that files of a job that was killed after writing its manifest are removed."""
     before = every_file(whole)
     (whole / "work").mkdir()
     (whole / f".manifest.json.{uuid4().hex}").touch()

@@ -1,4 +1,4 @@
-"""Stores of each kind in forked processes."""
+"""Tests of stores of each kind in forked processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l2features.testing.stores import FIRST, features_of
 
 
 def test_a_store_opened_before_a_fork_works_after_it(store: Store) -> None:
-    """As under gunicorn, which loads the application before it forks. gRPC wants nothing opened before."""
+    """gunicorn loads the application before it forks; gRPC channels must not be open by then."""
     store.write(features_of([FIRST]))
     script = FORK.format(url=store.url, name=store.name, first=FIRST)
     ran = subprocess.run(

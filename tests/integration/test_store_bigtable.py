@@ -1,4 +1,4 @@
-"""What is special to the Bigtable store."""
+"""Tests of what is specific to the Bigtable store."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_truncated_segments(bigtable_store: Store) -> None:
 
 
 class Evil:
-    """Unpickling it makes the folder ``path``."""
+    """An object whose unpickling creates the folder ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -262,7 +262,6 @@ def test_an_older_table_gets_a_geometry_and_no_meta(emulator: Emulator) -> None:
 
 
 def test_a_channel_to_the_real_service_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its credentials and headers; nothing is sent."""
     monkeypatch.delenv("BIGTABLE_EMULATOR_HOST", raising=False)
     credentials = AnonymousCredentials()
     monkeypatch.setattr("google.auth.default", lambda *_, **__: (credentials, "p"))

@@ -1,4 +1,4 @@
-"""Stores that are down, stopped, slow or busy, and streams that break off."""
+"""Tests of stores that are down, stopped, slow or busy, and of broken streams."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ def assert_unavailable(use: Callable[[], Any], deadline_s: float) -> str:
 
 @pytest.fixture(scope="module")
 def own_emulator(emulator: Emulator) -> Iterator[Emulator]:
-    """An emulator that a test may stop."""
     own = Emulator()
     yield own
     own.process.send_signal(signal.SIGCONT)
@@ -65,7 +64,7 @@ def own_emulator(emulator: Emulator) -> Iterator[Emulator]:
 
 @pytest.fixture
 def stopped_store(own_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store with 20,000 rows and a short deadline."""
+    """Open a store with 20,000 rows and a short deadline."""
     monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", own_emulator.host)
     writer = open_store(STORE_URL, "t")
     writer.create(META)
@@ -109,7 +108,7 @@ def test_a_server_that_is_down_is_an_error_and_not_a_hang(
 
 
 class Refused:
-    """A read that fails at once: the first four are refused, the others are too late."""
+    """A read that fails at once: the first four are refused, the others time out."""
 
     def __init__(self, place: int) -> None:
         self.place = place
@@ -118,7 +117,7 @@ class Refused:
         raise ServiceUnavailable("refused") if self.place < 4 else DeadlineExceeded("too late")
 
     def cancel(self) -> None:
-        """Nothing is under way."""
+        """Do nothing."""
 
 
 def test_the_first_batch_that_failed_says_why(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +132,7 @@ def test_the_first_batch_that_failed_says_why(emulator: Emulator, monkeypatch: p
 
 @pytest.mark.parametrize("n", [10, 20_000, 100_000])
 def test_a_server_that_stops(stopped_store: Store, own_emulator: Emulator, n: int) -> None:
-    """Before a read and in the midst of one; what it had begun does not delay the next."""
+    """Stop the server before and during a read; an unfinished read must not delay the next."""
     ids = ids_from(n)
     assert stopped_store.read(ids[:5_000]).found.all()
     for delay in (0.0, 0.05):
@@ -181,7 +180,7 @@ def test_a_server_that_restarts(emulator: Emulator, monkeypatch: pytest.MonkeyPa
 
 # ------------------------------------------------------------------ streams that break off
 class CutStreams(grpc.GenericRpcHandler):
-    """Passes calls on to an emulator; the first ``cuts`` streams of rows break off after some messages."""
+    """A proxy of an emulator that breaks off the first ``cuts`` row streams after some messages."""
 
     def __init__(self, host: str, cuts: int, after: int) -> None:
         self.channel, self.cuts, self.after = grpc.insecure_channel(host), cuts, after
@@ -209,7 +208,7 @@ class CutStreams(grpc.GenericRpcHandler):
 def cut_store(
     bigtable_store: Store, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[int, int], tuple[Store, CutStreams]]]:
-    """The store behind a server that cuts streams."""
+    """Return a function that opens the store behind a proxy that breaks off streams."""
     ends: list[Callable[[], Any]] = []
 
     def make(cuts: int, after: int) -> tuple[Store, CutStreams]:
@@ -251,7 +250,7 @@ def test_after_a_break_only_the_rest_is_asked_for(
 def test_after_a_break_only_the_rest_of_ranges_is_asked_for(
     bigtable_store: Store, cut_store: Callable[[int, int], tuple[Store, CutStreams]], cuts: int, after: int
 ) -> None:
-    """Of each ten rows, seven are asked for; ranges that were read are left out."""
+    """Request seven of each ten rows; after a break, ranges already read are left out."""
     features = features_of(ids_from(100))
     bigtable_store.write(features)
     keys = row_keys(features["label"])

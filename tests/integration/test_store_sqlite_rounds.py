@@ -1,4 +1,4 @@
-"""Processes and threads that open, read, write and close one SQLite file at once."""
+"""Tests of processes and threads that open, read, write and close one SQLite file at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_rounds_of_open_read_close_beside_writers(folder: Path, scenario: str) -
 
 
 def test_a_file_that_appears_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is missing when it is looked for, but exists when the error is made."""
+    """The file is created after it was found missing, and before the error is raised."""
     store = open_store(f"sqlite://{tmp_path}/store.db", "t")
     looked = Connections._state
 
@@ -81,7 +81,6 @@ def test_a_file_that_disappears_and_returns_while_it_is_opened(
 
 
 def test_a_file_that_is_deleted_and_recreated(tmp_path: Path) -> None:
-    """What is written and read is in the file that exists now, not in the deleted one."""
     store, other = (open_store(f"sqlite://{tmp_path}/store.db", "t") for _ in range(2))
     store.create(META)
     store.write(features_of([FIRST]))
@@ -148,7 +147,7 @@ os.wait()
 
 
 def test_a_child_process_takes_its_own_locks(tmp_path: Path) -> None:
-    """While it has the file open, another process does not take itself for the last and remove the log."""
+    """Otherwise another process could take itself for the last user of the file and remove the log."""
     url = f"sqlite://{tmp_path}/store.db"
     with closing(open_store(url, "t")) as store:
         store.create(META)
@@ -159,7 +158,7 @@ def test_a_child_process_takes_its_own_locks(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_applied_fails_soon(folder: Path) -> None:
-    """A writer that was killed leaves a log, which SQLite applies only where it may write."""
+    """A killed writer leaves a log, which SQLite can apply only in a writable folder."""
     path = folder / "store.db"
     writer = open_store(f"sqlite://{path}", "t")
     writer.create(META)
@@ -179,7 +178,7 @@ def test_a_log_that_cannot_be_applied_fails_soon(folder: Path) -> None:
 def test_a_read_is_repeated_when_the_file_changes_under_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is opened as immutable, SQLite would return pages of two states of the file."""
+    """SQLite locks no file opened as immutable, so a read could mix two states of the file."""
     path = folder / "store.db"
     writer = open_store(f"sqlite://{path}", "t")
     writer.create(META)

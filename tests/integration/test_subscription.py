@@ -1,4 +1,4 @@
-"""A subscription, against Google's Pub/Sub emulator."""
+"""Tests of a subscription, with Google's Pub/Sub emulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from l2features.testing.emulators import PubSubEmulator
 
 @pytest.fixture
 def path(pubsub: PubSubEmulator) -> str:
-    """A new subscription, whose messages are redelivered after 10 seconds."""
+    """Create a subscription that redelivers messages after 10 seconds, and return its path."""
     name = f"updates-{uuid.uuid4().hex}"
     topic, path = f"projects/test-project/topics/{name}", f"projects/test-project/subscriptions/{name}"
     PublisherClient().create_topic(name=topic)

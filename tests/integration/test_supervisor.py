@@ -1,4 +1,4 @@
-"""The local updater's supervisor when workers and messages fail."""
+"""Tests of the local updater's supervisor when workers and messages fail."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_failed_batches_go_after_more_urgent_messages(pubsub: PubSubEmulator, tm
 def test_a_message_that_fails_for_a_day_is_a_dead_letter(
     pubsub: PubSubEmulator, tmp_path: Path, age_s: float, failing_s: float, is_kept: bool
 ) -> None:
-    """One that waited for days before its first attempt is not."""
+    """Check that time before the first attempt does not count."""
     leased = Leased("key", 0, Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0))
     supervised = supervisor(tmp_path, Feed(), attempts=1)
     supervised._failed([leased], "it broke", died=False)
@@ -74,7 +74,7 @@ def test_a_message_that_fails_for_a_day_is_a_dead_letter(
 
 
 def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """Short messages get the other worker, even if all messages are of one subscription."""
+    """Check that short messages get the other worker, even in the same subscription."""
     feed = Feed()
     supervised = supervisor(tmp_path, feed)
     intake, (busy, idle) = supervised.intake, (Worker() for _ in range(2))
@@ -102,7 +102,6 @@ def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: P
 
 
 def echo(data: bytes) -> bytes:
-    """A task."""
     return data
 
 
@@ -111,7 +110,7 @@ def lock_of_bars() -> str:
 
 
 def test_a_killed_worker_leaves_no_semaphore() -> None:
-    """tqdm's default lock is a semaphore, and Python would warn of it at the end of the job."""
+    """tqdm's default lock is a semaphore, of which Python would warn at the end of the job."""
     worker = Worker()
     worker.schedule(lock_of_bars)
     wait_for(lambda: worker.is_over, 60)
@@ -120,7 +119,7 @@ def test_a_killed_worker_leaves_no_semaphore() -> None:
 
 
 def test_a_stopped_worker_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that does not even receive its batch is killed after a short time."""
+    """Check that a worker that does not receive its batch is killed after a short time."""
     monkeypatch.setattr(worker_module, "PICKUP_TIMEOUT_S", 1)
     worker = Worker()
     worker.schedule(echo, b"1")
@@ -141,13 +140,12 @@ def test_a_stopped_worker_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_worker_that_is_killed_is_replaced(
     pubsub: PubSubEmulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_idle: bool
 ) -> None:
-    """Whether it is idle or starting."""
     caplog.set_level("INFO")
     supervised = supervisor(tmp_path, Feed())
     supervised.ready_file = tmp_path / "ready"
 
     def first_pid() -> int:
-        """Process id of the first worker; 0 if it has none yet, which would mean this process' group."""
+        """Return the first worker's process id, or 0 if it has none yet."""
         return supervised.workers[0].pid or 0 if supervised.workers else 0
 
     def kill_one() -> None:
@@ -191,7 +189,6 @@ def test_a_worker_that_cannot_start(
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:
-    """Under nohup."""
     ends = (signal.SIGHUP, signal.SIGTERM)
     assert heeded(*ends) == [*ends]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

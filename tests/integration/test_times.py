@@ -1,4 +1,4 @@
-"""Times: which forms are read, where, and what a table keeps."""
+"""Tests of times: accepted forms, and what a table keeps."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_meta_in_both_stores_with_a_fraction(new_store: Callable[..., Store]) ->
 
 # ------------------------------------------------------------------ graphs
 def test_a_graphs_server_takes_whole_seconds(tmp_path: Path) -> None:
-    """cloud-volume rounds a time up to a whole second: the table keeps the rounded time."""
+    """Check that times for graph servers are rounded up to whole seconds, as in cloud-volume."""
     server = {"graph": "graphene"}
     cv_path = "graphene://http://127.0.0.1:1/segmentation/table/t"
     by_http = load_dataset("sample", dataset_file(tmp_path, cv_path, **server))

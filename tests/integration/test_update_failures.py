@@ -1,4 +1,4 @@
-"""Outcomes of messages when graphs, volumes or stores fail."""
+"""Tests of message outcomes when graphs, volumes or stores fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An update does not start without its topic of dead letters, on any runner."""
+"""Tests of launching updates, which need their topic of dead letters on any runner."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_no_replay_without_its_topic(
 def test_updaters_with_the_same_host_and_process_id_have_different_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Containers share host names, and each process has the id 1."""
+    """Containers may share a host name, and their processes all have the id 1."""
     monkeypatch.setattr(socket, "gethostname", lambda: "h" * 64)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     names = {Recorder(pytest.fail).who for _ in range(20)}

@@ -1,4 +1,4 @@
-"""Recorded messages, replayed by the command and compared with the recorded features of every node."""
+"""Tests of replaying recorded messages, against the recorded features of every node."""
 
 from __future__ import annotations
 
@@ -38,18 +38,17 @@ from tests.support.update_replay import (  # noqa: F401 (fixtures)
 
 
 def table_bytes(config: Path, recordings: Recordings) -> bytes:
-    """Return the rows of all ids ever made, and which of them exist."""
+    """Return the bytes of all recorded ids' rows, and of which rows exist."""
     rows = open_table(config).read(sorted(map(int, recordings.json("features.json")["features"])))
     return rows.features.tobytes() + rows.present.tobytes()
 
 
 def letters(folder: Path) -> dict[bytes, DeadLetter]:
-    """The dead letters of a folder by their payload."""
     return {letter.data: letter for _, letter in LetterFolder(folder).letters()}
 
 
 def test_every_named_node_has_its_recorded_features(config: Path, recordings: Recordings) -> None:
-    """Superseded nodes too; all is replayed twice. One message names a table that no data set has."""
+    """Replay all messages twice, with superseded nodes and a message for an unknown table."""
     features = recordings.json("features.json")["features"]
     ids = named(recordings)
     assert sum(not features[str(i)]["valid_at_t1"] for i in ids) > 5
@@ -73,7 +72,7 @@ def test_every_named_node_has_its_recorded_features(config: Path, recordings: Re
 
 
 def test_recompute_writes_the_same_bytes(config: Path, recordings: Recordings, tmp_path: Path) -> None:
-    """Messages in another order, each twice, and a row that was changed."""
+    """Replay each message twice, in another order, and after one row was changed."""
     messages = tmp_path / "messages"
     messages.mkdir()
     for file in (recordings.folder / "pubsub").glob("[0-9]*"):
@@ -93,7 +92,7 @@ def test_recompute_writes_the_same_bytes(config: Path, recordings: Recordings, t
 
 
 def test_poison(config: Path, recordings: Recordings, tmp_path: Path) -> None:
-    """It becomes a dead letter with its reason; the good ids of a bad message are computed."""
+    """Check each bad message's dead letter, and that its valid ids are computed."""
     good, other, third = named(recordings)[:3]
     first = open_table(config).geometry().chunk_id((0, 0, 0))  # type: ignore[union-attr, arg-type]
     witness = tmp_path / "witness"
@@ -194,7 +193,7 @@ def test_files_without_a_message(config: Path, tmp_path: Path, content: str | No
 
 
 def test_only_the_last_attempt_makes_a_dead_letter(config: Path, tmp_path: Path) -> None:
-    """The graph does not know the node of two deliveries; one of them may be retried."""
+    """Deliver an unknown node twice; one delivery may still be retried."""
     first = open_table(config).geometry().chunk_id((0, 0, 0))  # type: ignore[union-attr, arg-type]
     data = edit(first + 60_000)
     deliveries = [Delivery("later", data, EDIT, last=False), Delivery("never", data, {**EDIT, "n": "1"}, 6)]

@@ -1,4 +1,4 @@
-"""The update's transforms in a stream, and the job that Dataflow receives."""
+"""Tests of the update's transforms in a stream, and of the job that Dataflow receives."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TOPIC = "projects/my-project/topics/dead"
 
 
 def note(element: Any, file: str) -> None:
-    """Append an element to a file: runners pickle functions, so a list here would stay empty."""
+    """Append an element to a file. Runners pickle functions, so a list here would stay empty."""
     with Path(file).open("a") as out:
         out.write(json.dumps(element) + "\n")
 
@@ -64,7 +64,7 @@ def noted(file: Path) -> list[Any]:
 
 
 class _Deliveries(beam.PTransform):
-    """Messages in bursts, with the watermark moving between them, then the end. The clock stands still."""
+    """Bursts of messages, with a moving watermark and a fixed clock."""
 
     def __init__(self, *bursts: list[Any]) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
 
 
 def test_parts_wait_for_the_watermark_or_a_full_batch(tmp_path: Path) -> None:
-    """The clock stands still. A late value makes a batch immediately, and so does the end of the stream."""
+    """Check batches that are full, late, or released by the watermark or the stream's end."""
     stream = Stream().advance_watermark_to(100)
     for at, values, then in ((100, "abc", 101), (105, "de", 110), (50, "f", 120)):
         stream.add_elements([TimestampedValue(("k", value), at) for value in values])
@@ -194,7 +194,7 @@ def test_a_message_whose_part_is_lost_is_refused_when_the_stream_ends(tmp_path: 
 
 
 def collected_of(stream: Stream, folder: Path) -> list[Any]:
-    """Return the parts of each collected message, in a stream whose clock stands still."""
+    """Return the parts of each collected message, in a stream with a fixed clock."""
     pipeline = new_stream()
     reported = pipeline | stream.advance_watermark_to_infinity()
     collected = reported | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()

@@ -1,4 +1,4 @@
-"""Versions and exports in a bucket: the same files as in a folder."""
+"""Tests of versions and exports in a bucket, which must equal those in a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def v2(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
-    """An empty folder in a bucket."""
+    """Yield an empty folder in an emulated bucket."""
     with storage_emulator(BUCKET) as host:
         monkeypatch.setenv(bucket_files.EMULATOR, host)
         bucket_files._client.cache_clear()
@@ -41,7 +41,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
 
 
 def files_in(folder: Folder, path: str = "") -> dict[str, bytes]:
-    """The files in a folder and in those below, by their paths."""
+    """Return the content of every file below ``path``, by its path."""
     found = dict[str, bytes]()
     for name in (f"{path}/{each}".lstrip("/") for each in folder.names(path)):
         if folder.is_folder(name):
@@ -133,7 +133,7 @@ def test_versions_are_those_of_a_folder(v2: Path, bucket: Folder, tmp_path: Path
 def test_of_two_jobs_at_once_one_wins(
     v2: Path, bucket: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
-    """A bucket has no locks: the manifest of the one that finishes first stays."""
+    """Check that the first manifest to be finished stays: a bucket has no locks."""
     config, create, firsts = own_copy(v2, tmp_path), Folder.create, list[bytes]()
 
     def overtaken(self: Folder, path: str, content: bytes) -> bool:

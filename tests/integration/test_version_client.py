@@ -1,4 +1,4 @@
-"""The client's versions: the same rows from a server, from its data sets file, and from files at URLs."""
+"""Tests of the client's versions, read directly, over HTTP, and from files at URLs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMITS = {"L2CACHE_MAX_IDS": "90", "L2CACHE_MAX_ROOTS": "25", "L2CACHE_MAX_ROW_G
 
 
 class Site(NamedTuple):
-    """A chain of versions, the places from which it is read, and the server of its files."""
+    """A chain of versions, its data sets file, an API server, and a server of the files."""
 
     chain: Chain
     config: Path
@@ -148,7 +148,7 @@ def test_a_server_that_publishes_no_files(site: Site, tmp_path: Path) -> None:
 
 @contextmanager
 def refusal(client: Client, code: str) -> Iterator[None]:
-    """Expect an error: with this code from a server, any from a direct read."""
+    """Check that the block raises an error; a server's error must have this code."""
     with pytest.raises((ServiceError, VersionNotFound, ConfigError)) as raised:
         yield
     if isinstance(raised.value, ServiceError):

@@ -1,4 +1,4 @@
-"""Versions that the job made: checked, compared, queried, and equal to what is live at their time."""
+"""Tests of versions that the materialize job made: verify, diff, SQL, summaries and the client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLE = "/l2cache/api/v1/table/sample"
 
 
 class Site(NamedTuple):
-    """A data sets file with two versions, a fresh one and its renewal, and the recorded roots."""
+    """A data sets file with two versions, and each node's recorded root in both."""
 
     config: Path
     roots: list[dict[int, int]]
@@ -86,7 +86,7 @@ def test_sql_of_the_newest(site: Site) -> None:
 
 
 def test_summaries_are_those_of_today(site: Site, api: FlaskClient, recordings: Recordings) -> None:
-    """Roots never change, so a version's summaries are those that the graph and the table have."""
+    """Check that a version's root summaries equal the live ones: roots never change."""
     for number, roots in enumerate(site.roots, 1):
         asked = {"root_ids": sorted({*roots.values()})}
         today: Any = api.post(f"{TABLE}/roots/summary", json=asked).json

@@ -1,4 +1,4 @@
-"""Garbled compressed segmentation: an error or wrong labels, never the end of the process."""
+"""Tests of garbled compressed segmentation, which must not crash the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmentations of a graph's server: the geometry and the chunks that it serves."""
+"""Tests of graphene:// segmentations: their geometry, chunk size and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Missing, empty, forbidden, truncated and undecodable files: each cell of the table in docs/volumes.md."""
+"""Tests of missing, forbidden and damaged files: each cell of the table in docs/volumes.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REPORTED_FORBIDDEN = "missing, reported as forbidden"
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:
-    """Kind of file, layout, source and treatment of each cell of the table."""
+    """Yield the file kind, layout, source and treatment of each case in the table."""
     text = (ROOT / "docs" / "volumes.md").read_text().partition(HEADER)[2].partition("\n\n")[0]
     for row in text.splitlines()[2:]:
         kind, *treatments = (part.strip() for part in row.strip("|").split("|"))
@@ -46,7 +46,7 @@ CELLS = list(cells())
 
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """Files of the same labels, plain and sharded."""
+    """Return the files of the same labels, plain and sharded."""
     folder, labels = tmp_path_factory.mktemp("layers"), cells_of_labels()
     return {
         layout: files_of(make_layer(folder / layout, labels, layout == "sharded"))
@@ -55,7 +55,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, byte
 
 
 def victim_of(files: dict[str, bytes]) -> str:
-    """The file that is damaged: one of the four blocks, or one of the two shards with two blocks each."""
+    """Return the name of the file to damage: one of four blocks, or one of two shards of two blocks each."""
     return sorted(name for name in files if name.startswith("16_16_40/"))[-1]
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of api clients."""
+"""The names of the datastack and the table in the tests of API clients."""
 
 from __future__ import annotations
 

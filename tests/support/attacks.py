@@ -1,4 +1,4 @@
-"""Hostile requests: bytes on a connection, and the expected answers."""
+"""Helpers that send hostile requests over sockets and check the answers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ ROOM = 100 * MIB
 
 
 class Answer(NamedTuple):
-    """An HTTP response."""
-
     status: int
     headers: dict[str, str]
     body: bytes
@@ -68,7 +66,7 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(genuine: Server) -> Iterator[Server]:
-    """After an attack, the server answers, and its memory is bounded."""
+    """Yield the server; after the test, check that it answers and that its memory is bounded."""
     before = memory(genuine)
     yield genuine
     serves(genuine)
@@ -76,7 +74,7 @@ def server(genuine: Server) -> Iterator[Server]:
 
 
 def connected(server: Server | Nginx, *parts: bytes, room: int | None = None) -> socket.socket:
-    """Connect and send; stop where the server closes. ``room`` is the receive buffer in bytes."""
+    """Connect, and send until the server closes. ``room`` is the size of the receive buffer in bytes."""
     connection = socket.socket()
     connection.settimeout(20)
     if room is not None:

@@ -1,4 +1,4 @@
-"""The recorded cases of authentication (auth.txt), parsed."""
+"""A parser of the recorded authentication cases in auth.txt."""
 
 from __future__ import annotations
 

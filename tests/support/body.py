@@ -1,4 +1,4 @@
-"""Helpers of the tests of body."""
+"""Helpers of the tests of request bodies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = Settings(max_ids=MANY, max_body_bytes=100_000)
 
 
 def request_of(body: bytes | io.RawIOBase, **headers: str) -> Request:
-    """A request as gunicorn hands it on: its stream ends where the body ends."""
+    """Return a request whose stream ends where the body ends, as gunicorn's does."""
     stream = io.BytesIO(body) if isinstance(body, bytes) else body
     environ = {"REQUEST_METHOD": "POST", "wsgi.input": stream, "wsgi.input_terminated": True}
     for name, value in headers.items():

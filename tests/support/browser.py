@@ -1,4 +1,4 @@
-"""A headless Chromium, what it draws, and what it asks for; tests and screenshots share it."""
+"""A headless Chromium for the browser tests and the screenshots."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WAIT_S = 60.0
 
 
 class Browser:
-    """A page of Chromium. ``driver`` is selenium's."""
+    """A page in Chromium; ``driver`` is the Selenium driver."""
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "net-log.json"
@@ -65,16 +65,15 @@ class Browser:
         return waiting.until(lambda driver: driver.execute_script(f"return {script}"), message=script)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run JavaScript, and return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
     def pixels(self) -> np.ndarray:
-        """What it shows, uint8 (height, width, 3)."""
+        """Return the page's pixels, uint8 (height, width, 3)."""
         with Image.open(io.BytesIO(self.driver.get_screenshot_as_png())) as image:
             return np.asarray(image.convert("RGB"))
 
     def screenshot(self, path: Path, *, height: int | None = None) -> None:
-        """Save the page as PNG, from its top: all of it, or so many pixels."""
+        """Save the page as PNG, or only its top ``height`` pixels."""
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
         given = {"format": "png", "captureBeyondViewport": True, "clip": clip}
@@ -82,7 +81,7 @@ class Browser:
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def move_to(self, x: int, y: int) -> None:
-        """Move the mouse there, in pixels of the page."""
+        """Move the mouse to a pixel of the page."""
         actions = ActionChains(self.driver)
         actions.w3c_actions.pointer_action.move_to_location(x - 1, y - 1)
         actions.w3c_actions.pointer_action.move_to_location(x, y)
@@ -93,18 +92,18 @@ class Browser:
         return self.driver.find_element(By.TAG_NAME, "body").text
 
     def console_errors(self) -> list[str]:
-        """Errors in the console since the last call."""
+        """Return the errors in the console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def requested_elsewhere(self) -> list[str]:
-        """URLs outside this machine that its pages have asked for since the last call."""
+        """Return the URLs outside this machine that pages have requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         places = [url for url in sent if urlsplit(url).scheme in ("http", "https", "ws", "wss")]
         return [url for url in places if urlsplit(url).hostname != LOOPBACK]
 
     def requests(self) -> set[str]:
-        """URLs that its pages and their workers have asked for; Chromium must have exited."""
+        """Return the URLs that pages and workers have requested; Chromium must have exited."""
         events = [event.get("params", {}) for event in json.loads(self.log.read_text())["events"]]
         return {
             one["url"]
@@ -115,7 +114,7 @@ class Browser:
 
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Browser]:
-    """Run Chromium with its files in a folder, and end it; skip, or fail in CI, without it."""
+    """Run Chromium with its files in ``folder``. Without Chromium, skip the test, or fail it in CI."""
     for program in ("chromium", "chromedriver"):
         need_program(shutil.which(program), "apt-get install chromium chromium-driver")
     browser = Browser(folder)

@@ -1,4 +1,4 @@
-"""A table amid an ingest, with failures, an updater and an audit; some of its texts look like HTML."""
+"""A table during an ingest, with a failed chunk, an updater, an audit, and texts that contain HTML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILED_CHUNK, WITH_NODES = Chunk(2, 1, 0), Chunk(1, 0, 0)
 
 
 def busy_table(folder: Path) -> Path:
-    """The data sets file of a new table of 12 chunks: 4 done with nodes, 2 empty, 1 failed, 5 not yet."""
+    """Return the data sets file of a table of 12 chunks: 4 with nodes, 2 empty, 1 failed, 5 not ingested."""
     config = small_table(folder)
     with closing(open_table(config)) as store:
         now = datetime.now(UTC)
@@ -50,7 +50,7 @@ def put(store: Store, chunk: Chunk, state: str, at: datetime, nodes: int = 0, re
 
 
 def run_updater(store: Store, until: float, minutes: int = 6) -> None:
-    """Record what an updater did in the last minutes until a time (seconds since 1970)."""
+    """Record an updater's work in the ``minutes`` before ``until`` (seconds since 1970)."""
     opened = Recorder(lambda _: open_store(store.url, store.name), [DATASET], f"host-1-{SCRIPT}")
     with closing(opened) as recorder:
         for minute in range(minutes, -1, -1):

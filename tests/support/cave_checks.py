@@ -1,4 +1,4 @@
-"""What the genuine CAVE clients read of the local stack."""
+"""Checks of the local stack with the genuine CAVE clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def largest_root(client: CAVEclient) -> int:
 
 
 def skeleton_of(client: CAVEclient, root: int) -> None:
-    """Once all nodes of the root have features, the genuine pcg_skel makes the same skeleton as we do."""
+    """Check that our skeleton equals the genuine pcg_skel's, once all the root's nodes have features."""
     from pcg_skel import pcg_skel
 
     nodes = client.chunkedgraph.get_leaves(root, stop_layer=2)
@@ -55,13 +55,12 @@ def skeleton_of(client: CAVEclient, root: int) -> None:
 
 
 def _lengths(vertices: list[list[float]], edges: list[list[int]]) -> float:
-    """Length of all edges."""
     ends = np.array(vertices)[np.array(edges)]
     return float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1).sum())
 
 
 def check_history(client: CAVEclient, edit: dict[str, list[int]]) -> None:
-    """The genuine client follows the edit from its old root to its new ones."""
+    """Check that the CAVE client finds an edit's new roots from its old root, and the reverse."""
     graph, (old,), new = client.chunkedgraph, edit["old_root_ids"], edit["new_root_ids"]
     assert graph.is_latest_roots([old, *new]).tolist() == [False, *[True for _ in new]]
     assert sorted(graph.get_latest_roots(old).tolist()) == sorted(new)
@@ -76,7 +75,7 @@ def check_history(client: CAVEclient, edit: dict[str, list[int]]) -> None:
 
 
 def soon(client: CAVEclient, ids: list[int]) -> dict[str, Any]:
-    """What the genuine client reads of nodes, as soon as all of them have features."""
+    """Return the nodes' features from the CAVE client, as soon as all nodes have them."""
     until = time.monotonic() + 30
     while True:
         data: dict[str, Any] = client.l2cache.get_l2data(ids)

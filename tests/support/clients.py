@@ -1,4 +1,4 @@
-"""Clients that read features, and the outcome of each request."""
+"""Client threads that read features and count the outcomes of their requests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAUSE_S = 0.05
 
 
 class Clients:
-    """Half of them keep a connection; the others open one per request. They count their ``outcomes``.
+    """Client threads: half of them keep a connection; the others open one per request.
 
-    They read without a pause, unless they are `paced`. An outcome is a status, `CUT_OFF` for an answer that
-    began and did not end, or an error. A client whose connection is `REFUSED` stops.
+    They pause between requests only while they are `paced`. An outcome is an HTTP status, `CUT_OFF` for a
+    truncated answer, or an error. A client whose connection is `REFUSED` stops.
     """
 
     def __init__(self, api: str, ids: Ids, count: int = 8) -> None:
@@ -41,7 +41,7 @@ class Clients:
 
     @contextmanager
     def paced(self) -> Iterator[None]:
-        """Have them pause after each request, so that a server can start on the same cores."""
+        """Pause each client after each request, so that a server can start on the same cores."""
         self._pause_s = PAUSE_S
         yield
         self._pause_s = 0.0

@@ -1,4 +1,4 @@
-"""The command line, in this process."""
+"""A helper that runs ``l2features`` in this process."""
 
 from __future__ import annotations
 
@@ -10,5 +10,4 @@ from l2features.cli.commands import main
 
 
 def run(*arguments: Any) -> Result:
-    """What ``l2features`` prints, and its exit status."""
     return CliRunner().invoke(main, [str(a) for a in arguments])

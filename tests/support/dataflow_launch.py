@@ -1,4 +1,4 @@
-"""A job as Dataflow is given it by the launch of its template. Nothing leaves this machine."""
+"""A helper that captures the job that a template launch sends to Dataflow."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FLAGS = [
 
 @dataclass
 class Launched:
-    """What Dataflow gets: the job, and the pipeline."""
+    """The exit status, the job and the pipeline of a launch."""
 
     status: int
     job: dict[str, Any]
@@ -54,12 +54,11 @@ class Launched:
 
     @property
     def steps(self) -> dict[str, Any]:
-        """The steps without substeps, by their names."""
         transforms = self.pipeline.components.transforms.values()
         return {step.unique_name: step for step in transforms if not step.subtransforms}
 
     def inputs(self, name: str) -> set[str]:
-        """The names of the steps whose output a step takes."""
+        """Return the names of the steps whose output a step takes."""
         wanted = set(self.steps[name].inputs.values())
         return {other for other, step in self.steps.items() if wanted & set(step.outputs.values())}
 
@@ -67,7 +66,7 @@ class Launched:
 def launch(
     monkeypatch: pytest.MonkeyPatch, main: Callable[[Sequence[str]], int], options: Sequence[str]
 ) -> Launched:
-    """Run a job's main file as a template's launcher does. Nothing is uploaded."""
+    """Run a job's ``main`` as a template's launcher does, but upload nothing."""
     staged: dict[str, bytes] = {}
 
     def stage(_: Any, folder: str, name: str, content: Any, *more: object, **named: object) -> None:

@@ -1,4 +1,4 @@
-"""Dataflow as Google's clients see it, on this machine."""
+"""A fake Dataflow service behind Google's clients."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FLAGS = [
 
 
 class Service:
-    """A name has one active job, as in the real service: a request for a second one returns the first.
+    """A fake Dataflow: a request for a second job of the same name returns the first, as in the real one.
 
-    ``ends`` is the state that every job is found in, and ``counters`` are the counters of its steps.
+    ``ends`` is the state that ``get_job`` returns, and ``counters`` are the counters of the steps.
     ``before`` is called before a job is created, and ``asked`` before a job's state is read.
     """
 
@@ -57,7 +57,7 @@ class Service:
         monkeypatch.setattr(dataflow_runner, "time", clock)
 
     def close(self) -> None:
-        """End the threads in which Beam polls the states of jobs."""
+        """Finish all jobs, and join the threads in which Beam polls their states."""
         self.ends = STATES.JOB_STATE_DONE
         for thread in threading.enumerate():
             if "poll_for_job_completion" in thread.name:

@@ -1,4 +1,4 @@
-"""Dockerfiles, read and followed without Docker."""
+"""Helpers that parse Dockerfiles and follow them without Docker."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ sys.meta_path.insert(0, Absent())
 
 
 class Step(NamedTuple):
-    """An instruction of a Dockerfile: ``COPY``, and what follows it."""
+    """A Dockerfile's instruction: its keyword, such as ``COPY``, and its arguments."""
 
     word: str
     rest: str
 
 
 def read_steps(dockerfile: str) -> list[Step]:
-    """The instructions of a Dockerfile of this repository."""
     text = (ROOT / dockerfile).read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [Step(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
 def stages(steps: list[Step]) -> dict[str, list[Step]]:
-    """The instructions of each stage of a Dockerfile, with those of the stages that it builds on."""
+    """Return each stage's instructions, after those of the stages that it builds on."""
     found: dict[str, list[Step]] = {}
     for step in steps:
         if step.word == "FROM":
@@ -53,13 +52,13 @@ def stages(steps: list[Step]) -> dict[str, list[Step]]:
 
 
 def environment(steps: list[Step]) -> dict[str, str]:
-    """What the ENV instructions set."""
+    """Return the variables that the ENV instructions set."""
     pairs = [pair for step in steps if step.word == "ENV" for pair in step.rest.split()]
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
-    """Copy what the COPY instructions copy from the repository; .dockerignore must not exclude it."""
+    """Copy the sources of COPY from the repository to below ``root``; .dockerignore must not exclude them."""
     ignored = (ROOT / f"{dockerfile}.dockerignore").read_text().split()
     for step in steps:
         if step.word != "COPY" or step.rest.startswith("--from="):
@@ -82,12 +81,12 @@ def below(text: str, root: Path) -> str:
 
 
 def last(steps: list[Step], word: str) -> str:
-    """What follows the last instruction of a kind."""
+    """Return the arguments of the last instruction with this keyword."""
     return [step.rest for step in steps if step.word == word][-1]
 
 
 def build(root: Path) -> Path:
-    """Build the packages from the copied files alone; returns their folder."""
+    """Build the packages from the copied files alone, and return their folder."""
     site = root / SITE.strip("/")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
     subprocess.run(command, cwd=root / "src", check=True, capture_output=True)
@@ -95,7 +94,7 @@ def build(root: Path) -> Path:
 
 
 def import_with_only(lock: str, code: str, variables: Mapping[str, str] | None = None) -> set[str]:
-    """Run code that can import only the packages of a lock file; returns the modules that it cannot."""
+    """Run code that can import only a lock file's packages; return the modules that it cannot import."""
     required = (ROOT / lock).read_text()
     pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
     modules = packages_distributions().items()

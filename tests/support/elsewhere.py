@@ -1,4 +1,4 @@
-"""Pythons that find what this repository depends on, but not the repository itself."""
+"""Helpers that make a Python with this repository's dependencies, but without the repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRODUCTS = {"build", "dist", "sample"}
 
 
 def clone_repository(folder: Path) -> None:
-    """Copy the checkout without hidden files, caches and products of builds."""
+    """Copy the checkout without hidden files, caches and build products."""
 
     def others(here: str, names: list[str]) -> set[str]:
         products = PRODUCTS if Path(here) == ROOT else set()
@@ -26,9 +26,9 @@ def clone_repository(folder: Path) -> None:
 
 
 def make_python(folder: Path, wheel: Path | None = None) -> Path:
-    """A new environment, with a wheel installed; gives its python.
+    """Create an environment, install ``wheel`` if given, and return its Python.
 
-    The folder of the libraries installed here is on its path. Python does not read the .pth files in such a
+    The environment also has the libraries installed here. Python does not read the .pth files in their
     folder, so an editable install of this repository is not found.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -53,13 +53,12 @@ def pip(*arguments: str) -> None:
 
 
 def site_packages(folder: Path) -> Path:
-    """Where the packages of an environment lie."""
     (found,) = folder.glob("lib/python*/site-packages")
     return found
 
 
 def environment(python: Path, **more: str) -> dict[str, str]:
-    """Environment variables by which processes find only this python; none are the caller's."""
+    """Return an environment with ``python`` first on PATH and nothing from ``os.environ``."""
     home = str(python.parents[1])
     return {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": home, "TMPDIR": home, **more}
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of features."""
+"""Shapes, resolutions and a volume for the tests of features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COARSE = (7720.0, 7720.0, 7720.0)
 
 
 def cubes() -> np.ndarray:
-    """A cube of 20 voxels beside one of a single voxel."""
+    """Return a volume with a cube of 20×20×20 voxels and one of a single voxel."""
     volume = np.zeros((32, 32, 32), np.uint64)
     volume[4:24, 4:24, 4:24], volume[28, 28, 28] = 1, 2
     return volume

@@ -44,7 +44,7 @@ __all__ = ["bigtable_store", "new_store", "store", "store_url"]
 
 @pytest.fixture(scope="session", autouse=True)
 def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """cloud-volume insists on a token for graphene://, even where the server wants none."""
+    """Write a token: cloud-volume needs one for graphene://, even if the server does not."""
     import cloudvolume.secrets
 
     folder = tmp_path_factory.mktemp("cloudvolume")
@@ -56,7 +56,7 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
-    """Path of a recording; without the recordings the test is skipped, and fails in CI."""
+    """Return a function that finds a recording. Without recordings, skip the test, or fail it in CI."""
 
     def path(name: str) -> Path:
         folder, how = shared_folder(), f"recordings: set {SHARED_VARIABLE} to their folder"
@@ -68,21 +68,21 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """An emulator of Bigtable for the whole session; tests use table names of their own."""
+    """Run one Bigtable emulator for the whole session; tests use their own table names."""
     need_program(find_emulator(), HOW_TO_GET_IT)
     yield from running(Emulator())
 
 
 @pytest.fixture(scope="session")
 def pubsub() -> Iterator[PubSubEmulator]:
-    """An emulator of Pub/Sub for the whole session; tests use topics and subscriptions of their own."""
+    """Run one Pub/Sub emulator for the whole session; tests use their own topics and subscriptions."""
     need_program(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
     yield from running(PubSubEmulator())
 
 
 @pytest.fixture(scope="session")
 def dead_topic(pubsub: PubSubEmulator) -> str:
-    """The topic of dead letters that the jobs of Dataflow are launched with."""
+    """Create the dead-letter topic of the Dataflow jobs, and return its name."""
     from google.pubsub_v1 import PublisherClient
 
     name = "projects/my-project/topics/dead"
@@ -95,7 +95,7 @@ def dead_topic(pubsub: PubSubEmulator) -> str:
 def recordings(
     shared: Callable[[str], Path], emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Recordings]:
-    """The three recorded tables in the emulator, and a server of the graphs."""
+    """Load the three recorded tables into the emulator, and serve the graphs."""
     folder = shared("cave")
     recordings = Recordings(folder, tmp_path_factory.mktemp("layers"))
     from google.cloud import bigtable
@@ -125,14 +125,14 @@ def recordings(
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Segmentation of a small sample, for reading only; `dataset_file` names it."""
+    """Return a small read-only segmentation; `dataset_file` makes its data sets file."""
     size = Sample(grid=(3, 2, 2), chunk_size=(32, 32, 16))
     return once(tmp_path_factory, "sample", lambda folder: make_sample(folder, size)) / "segmentation"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of a finished ingest of the sample, whose store cannot be written to."""
+    """Return the data sets file of a finished ingest of the sample into a write-protected store."""
 
     def make(folder: Path) -> None:
         done = run_ingest(dataset_file(folder, sample), "--create")
@@ -144,7 +144,7 @@ def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of it, whose store may be written to."""
+    """Return a writable copy of ``undisturbed``."""
     return own_copy(undisturbed, tmp_path)
 
 
@@ -156,11 +156,10 @@ def many_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def slow_sample(tmp_path: Path, many_chunks: Path) -> Path:
-    """The data sets file of a sample of many chunks, so that there is time to disturb its ingest."""
+    """Return the data sets file of a sample with so many chunks that a test can disturb its ingest."""
     return dataset_file(tmp_path, many_chunks)
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """The packages as they are published."""
     return Published.below(once(tmp_path_factory, "published", build_packages))

@@ -1,4 +1,4 @@
-"""What the tests of freshness share: a fixed time, invalid notes, and a recorder of updates."""
+"""Helpers of the freshness tests: a fixed time, invalid notes, and an update recorder."""
 
 from __future__ import annotations
 

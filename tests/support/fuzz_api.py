@@ -1,4 +1,4 @@
-"""Schemathesis over our OpenAPI document, against the genuine server with authentication.
+"""Run Schemathesis on our OpenAPI document, against a real server with authentication.
 
 python -m tests.support.fuzz_api --examples 200
 """
@@ -37,9 +37,9 @@ PROGRAM = "X-Requested-With: schemathesis"
 
 
 def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Every check, in every phase, with so many examples of each operation; what it printed, and its status.
+    """Run all checks with so many examples of each operation, and return the finished process.
 
-    Raises AssertionError where the server logged an unexpected error.
+    Raises AssertionError if the server logged an exception.
     """
     auth = AuthServer(folder)
     auth.tables[DATASET] = AUTH_DATASET
@@ -76,7 +76,7 @@ def with_a_version(config: Path) -> Path:
 
 
 def indexed_table(folder: Path) -> Path:
-    """A small table of a finished ingest, whose nodes are those of segments 1 to 100."""
+    """Return the data sets file of a finished ingest, whose nodes are those of segments 1 to 100."""
     config = small_table(folder)
     with closing(open_table(config)) as store:
         start_index(store)

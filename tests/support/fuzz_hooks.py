@@ -1,4 +1,4 @@
-"""What Schemathesis cannot know of our API from its document: which bytes are buffers of ids."""
+"""Schemathesis hooks: values of our API's formats, and corrections of requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ schemathesis.openapi.format("point", st.tuples(coordinates, coordinates, coordin
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     """Add a root point to requests with ``collapse_nm``, and remove ``graph`` from those with ``version``.
 
-    An odd node id is replaced by that of a node in the table.
+    Replace each odd-numbered node id with that of a node in the table.
     """
     if case.query and "collapse_nm" in case.query:
         case.query.setdefault("root_point", "17056,8464,1760")

@@ -1,4 +1,4 @@
-"""Helpers of the tests of graph nodes."""
+"""Helpers that list a grid's chunks and the recorded nodes valid at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorded roots, in the shapes in which graphs return them."""
+"""The recorded roots as graphs return them, and checks against them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def roots_of_recording(recordings: Recordings) -> dict[int, dict[str, Any]]:
 
 
 def features_of_recording(recordings: Recordings) -> np.ndarray:
-    """The recorded features of every node, as rows."""
     recorded = recordings.json("features.json")["features"]
     rows = np.zeros(len(recorded), FEATURES)
     for row, (node, values) in zip(rows, recorded.items(), strict=True):
@@ -62,12 +61,12 @@ def in_order(history: RootHistory) -> RootHistory:
 
 
 def pairs_of(edges: Any) -> list[tuple[int, ...]]:
-    """Edges as graphs return them: unique and sorted, each with its lower id first."""
+    """Return edges as graphs do: unique and sorted, each with its lower id first."""
     return sorted({tuple(sorted(edge)) for edge in edges})
 
 
 def check_roots(graph: Graph, recordings: Recordings, geometry: Geometry = GEOMETRY) -> None:
-    """All recorded roots have the recorded nodes, edges and histories."""
+    """Check that a graph returns the recorded nodes, edges and histories of all recorded roots."""
     recorded = roots_of_recording(recordings)
     shuffled = np.random.default_rng(1).permutation(as_ids([*recorded]))
     found = graph.root_nodes(geometry, shuffled, MOST)
@@ -86,7 +85,7 @@ def check_roots(graph: Graph, recordings: Recordings, geometry: Geometry = GEOME
 
 
 def check_roots_at_times(graph: Graph, recordings: Recordings, geometry: Geometry = GEOMETRY) -> None:
-    """All L2 ids ever made have the recorded roots at three times; other ids have none."""
+    """Check the roots of all recorded L2 ids at three times; other ids must have none."""
     recording = recordings.json("roots.json")
     every = as_ids([int(i) for i in recordings.json("l2_children.json")["l2"]])
     others = as_ids([0, UNKNOWN_ROOT, int(every.max()) + 1_000, (1 << 56) + 1])
@@ -103,7 +102,6 @@ def check_roots_at_times(graph: Graph, recordings: Recordings, geometry: Geometr
 
 
 def known_history(recordings: Recordings) -> KnownHistory:
-    """The recorded roots, as the tests of graph sources take them."""
     return KnownHistory(
         {
             root: KnownRoot(entry["created_ms"], entry["retired_ms"], tuple(entry["l2_ids"]))

@@ -1,4 +1,4 @@
-"""A segmentation whose files can be taken away and put back."""
+"""A segmentation whose chunk files can be removed and restored."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 
 class Holes:
-    """A copy of a segmentation in ``folder``."""
-
     def __init__(self, segmentation: Path, folder: Path) -> None:
         self.path = Path(shutil.copytree(segmentation, folder / "segmentation"))
         self.data = self.path / "16_16_40"
@@ -16,13 +14,12 @@ class Holes:
         self.away.mkdir()
 
     def take(self, pattern: str = "*") -> int:
-        """Take the chunk files of this pattern away; returns how many."""
+        """Remove the chunk files that match ``pattern``, and return their number."""
         files = list(self.data.glob(pattern))
         for file in files:
             file.rename(self.away / file.name)
         return len(files)
 
     def put_back(self) -> None:
-        """Put all of them back."""
         for file in self.away.iterdir():
             file.rename(self.data / file.name)

@@ -1,4 +1,4 @@
-"""Ingests of the sample: started, watched and looked into."""
+"""Helpers that start ingests of the sample and inspect their tables."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def open_sample(config: Path) -> tuple[Store, Geometry]:
 
 
 def table_bytes(config: Path) -> bytes:
-    """Everything that a table holds of nodes, as bytes."""
+    """Return the features of all nodes in a table as bytes."""
     return all_rows(open_sample(config)[0]).features.tobytes()
 
 
 def start(config: Path, *flags: str, **more: object) -> subprocess.Popen[str]:
-    """The command in the background, in a process group of its own."""
+    """Start the ingest command in the background, in its own process group."""
     command = [
         sys.executable,
         "-m",
@@ -53,7 +53,6 @@ def start(config: Path, *flags: str, **more: object) -> subprocess.Popen[str]:
 
 
 def workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The worker processes of an ingest on this machine."""
     children = psutil.Process(job.pid).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of intake."""
+"""A helper that waits for a condition."""
 
 from __future__ import annotations
 

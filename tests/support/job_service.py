@@ -1,4 +1,4 @@
-"""Beam's local job service, which fails a job whose worker is lost: by itself it would wait for ever."""
+"""Beam's local job service, changed to fail a job whose worker is lost instead of waiting forever."""
 
 import logging
 import sys

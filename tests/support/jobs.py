@@ -1,4 +1,4 @@
-"""Helpers of the tests: recordings, data sets files, jobs run in this process."""
+"""Helpers for recordings, data sets files, and jobs run in this process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def need_program(path: str | None, how_to_get_it: str) -> None:
 
 
 def running(emulator: Emulator) -> Iterator[Any]:
-    """Name a running emulator in the environment of the tests, and stop it after them."""
+    """Set the environment variable of a running emulator, and stop the emulator after the tests."""
     before = os.environ.get(emulator.variable)
     os.environ[emulator.variable] = emulator.host
     yield emulator
@@ -54,7 +54,7 @@ def running(emulator: Emulator) -> Iterator[Any]:
 
 
 def load_module(path: Path) -> Any:
-    """A Python file from outside the packages, as a module."""
+    """Load a Python file from outside the packages as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader
@@ -64,7 +64,7 @@ def load_module(path: Path) -> Any:
 
 
 class Recordings:
-    """The recorded tables, restored in an emulator, and a server for their graphs."""
+    """The recordings' files, and the address of the server for their graphs."""
 
     def __init__(self, folder: Path, layers: Path) -> None:
         self.folder, self.layers = folder, layers
@@ -83,7 +83,7 @@ class Recordings:
 
 
 def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
-    """A data sets file with one data set, ``sample``, whose store is a SQLite file in ``folder``."""
+    """Write a data sets file with one data set, ``sample``, by default with a SQLite store in ``folder``."""
     cv_path = segmentation if isinstance(segmentation, str) else f"precomputed://file://{segmentation}"
     entry = {
         "cv_path": cv_path,
@@ -99,7 +99,7 @@ def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
 
 
 def write_protect(database: Path) -> None:
-    """Refuse every change of the rows of a SQLite store; `own_copy` makes one that may be changed."""
+    """Make a SQLite store read-only by triggers; `own_copy` makes a writable copy."""
     with closing(sqlite3.connect(database)) as db:
         for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             for change in ("INSERT", "UPDATE", "DELETE"):
@@ -111,7 +111,7 @@ def write_protect(database: Path) -> None:
 
 
 def own_copy(config: Path, folder: Path) -> Path:
-    """A copy of a data sets file and its SQLite store in a folder of its own, where it may be written to."""
+    """Copy a data sets file and its SQLite store to ``folder``, and make the copy writable."""
     names = (config.parent / "l2cache.db", folder / "l2cache.db")
     with closing(sqlite3.connect(names[0])) as source, closing(sqlite3.connect(names[1])) as target:
         source.backup(target)
@@ -124,15 +124,13 @@ def own_copy(config: Path, folder: Path) -> Path:
 
 
 class Ran(NamedTuple):
-    """What a command left: its exit status and what it printed."""
-
     returncode: int
     stdout: str
     stderr: str
 
 
 class WorkerHere:
-    """Does what a worker process of a local run does, in this one: a process takes seconds to start."""
+    """A worker that runs its tasks in this process, because a new process takes seconds to start."""
 
     def __init__(self) -> None:
         worker._shared["progress"] = SimpleNamespace(value=0.0)
@@ -150,18 +148,18 @@ class WorkerHere:
         return future.result()
 
     def end_overdue(self, timeout_s: float) -> None:
-        """Nothing hangs here."""
+        """Do nothing: each task is over when `schedule` returns."""
 
     def kill(self) -> None:
-        """There is no process."""
+        """Do nothing: there is no process."""
 
     def close(self) -> None:
-        """Close what the tasks have opened."""
+        """Drop what the tasks have opened."""
         pool._opened.clear()
 
 
 def run_job(main: Callable[[list[str]], int], *argv: object, processes: bool = False) -> Ran:
-    """Run the command of a job in this process, and its workers too, unless they are ``processes``."""
+    """Run a job's command in this process, and its workers too unless ``processes`` is true."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
         if not processes:
@@ -174,13 +172,12 @@ def run_job(main: Callable[[list[str]], int], *argv: object, processes: bool = F
 
 
 def run_ingest(config: Path, *flags: str, dataset: str = "sample", processes: bool = False) -> Ran:
-    """The ingest command, with one worker unless the flags say otherwise."""
+    """Run the ingest command, with one worker unless ``flags`` say otherwise."""
     argv = ("--config", config, "--dataset", dataset, "--workers", 1, *flags)
     return run_job(ingest_main, *argv, processes=processes)
 
 
 def all_rows(store: Store) -> Rows:
-    """Every row of a table, by scanning its chunks."""
     meta = store.meta()
     assert meta
     assert meta.geometry

@@ -1,4 +1,4 @@
-"""A table in memory and a graph of known roots, which record how they are used."""
+"""An in-memory table and a graph of given roots, which record how they are used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T0 = datetime(2026, 11, 21, tzinfo=UTC)
 
 
 class CellTable:
-    """The cells of roots in memory."""
+    """An in-memory table of root cells."""
 
     def __init__(self) -> None:
         self.cells: dict[int, dict[str, bytes]] = {}
@@ -52,7 +52,7 @@ class CellTable:
 
 
 class MemoryTable(CellTable):
-    """Rows, notes and cells of roots in memory."""
+    """An in-memory table of rows, notes and root cells."""
 
     name = "a_table"
 
@@ -90,7 +90,7 @@ class MemoryTable(CellTable):
 
 
 class KnownGraph:
-    """What a neuron reader uses of a graph, over given roots; ``calls`` are the names of its methods."""
+    """A graph of given roots with what a neuron reader uses; ``calls`` lists the called methods."""
 
     expected_root = Graph.expected_root
     edges_need_rows = False
@@ -135,7 +135,6 @@ class KnownGraph:
         return {root: RootHistory(T0, None, (), ()) for root in roots.tolist() if root in self.roots}
 
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        """The nodes in a chunk that belong to one of ``roots``."""
         self._called("nodes")
         ids, first = self._ids(), geometry.chunk_id(chunk)
         return ids[(ids > first) & (ids <= geometry.layout.last_id(first))]
@@ -153,12 +152,12 @@ class KnownGraph:
 
 
 def chain(ids: Ids) -> Pairs:
-    """Edges from each node to the next."""
+    """Return edges from each node to the next."""
     return np.stack([ids[:-1], ids[1:]], axis=1)
 
 
 def random_roots(counts: Sequence[int], seed: int = 0) -> dict[int, Ids]:
-    """Roots with so many nodes each, sorted, in random chunks; the second shares a node with the first."""
+    """Return a root for each count, with sorted nodes in random chunks; the first two share a node."""
     rng, layout = np.random.default_rng(seed), GEOMETRY.layout
     roots = {}
     for i, n in enumerate(counts):
@@ -172,7 +171,7 @@ def random_roots(counts: Sequence[int], seed: int = 0) -> dict[int, Ids]:
 
 
 def table_of(roots: Mapping[int, Ids]) -> MemoryTable:
-    """A table with a row of random values for each node; every seventh is empty."""
+    """Return a table with a row of random values for each node; every seventh row is empty."""
     table = MemoryTable()
     features = features_of(sorted_unique(np.concatenate(list(roots.values()))))
     features["rep_coord_nm"] %= np.array([64, 64, 32], dtype=np.uint16)

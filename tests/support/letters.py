@@ -1,4 +1,4 @@
-"""What the tests of dead letters share: a letter, and a topic for letters with what arrives there."""
+"""Helpers of the dead-letter tests: a dead letter, and a topic with a subscription."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ texts = st.text(max_size=20)
 
 
 class Subscribed(Feed):
-    """A topic for dead letters, and what arrives there."""
+    """A dead-letter topic with a subscription."""
 
     def __init__(self) -> None:
         super().__init__("dead")
 
     def messages(self) -> list[bytes]:
-        """The payloads of all that is there; they stay."""
+        """Return the payloads of all messages, which stay in the subscription."""
         data: dict[str, bytes] = {}
         subscription = Subscription(self.subscription)
         held = []
@@ -40,7 +40,7 @@ class Subscribed(Feed):
         return sorted(data.values())
 
     def message(self) -> tuple[bytes, dict[str, str]]:
-        """The payload and the attributes of one, which is gone then."""
+        """Acknowledge one message, and return its payload and attributes."""
         with SubscriberClient() as client:
             received = client.pull(subscription=self.subscription, max_messages=1, timeout=20)
             message = received.received_messages[0]

@@ -1,4 +1,4 @@
-"""`l2features up` as a process."""
+"""A helper that runs `l2features up` as a process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
 
 
 class Up:
-    """``l2features up`` as a process, which should write to its folder only (see `written_elsewhere`)."""
+    """A process of ``l2features up``, which should write to its folder only (see `written_elsewhere`)."""
 
     def __init__(self, path: Path) -> None:
         self.folder, self.elsewhere = path / "a stack", path / "elsewhere"
@@ -47,7 +47,7 @@ class Up:
         self.family: list[psutil.Process] = []
 
     def read_until(self, end: str) -> None:
-        """Read what it prints until a line ends so."""
+        """Read the output until a line ends with ``end``; fail if the process ends first."""
         guard = threading.Timer(GUARD_S, self.process.kill)
         guard.start()
         assert self.process.stdout
@@ -63,7 +63,7 @@ class Up:
         self.family = [own, *own.children(recursive=True)]
 
     def leftovers(self) -> list[str]:
-        """Processes that still run after 10 s: its own, and those whose command line has its folder."""
+        """Return processes that still run after 10 s: its own, and those that name its folder."""
         until = time.monotonic() + 10
         while True:
             named = [p for p in psutil.process_iter() if str(self.folder) in command_line(p)]
@@ -79,12 +79,12 @@ class Up:
         return [path for path in self.elsewhere.rglob("*") if path.is_file()]
 
     def finish(self) -> tuple[int, str]:
-        """Its exit status, and its error messages."""
+        """Wait for the process to exit, and return its exit status and stderr."""
         _, error = self.process.communicate(timeout=60)
         return self.process.returncode, error
 
     def kill(self) -> None:
-        """Leave nothing behind, whatever a test did."""
+        """Kill the process and its children."""
         with suppress(psutil.NoSuchProcess):
             own = psutil.Process(self.process.pid)
             self.family += [own, *own.children(recursive=True)]
@@ -111,7 +111,7 @@ def command_line(process: psutil.Process) -> str:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -19,7 +19,6 @@ EXPANDED = re.compile(r"\$\((\w+)\)")
 
 
 def render(folder: Path = EXAMPLE) -> list[dict[str, Any]]:
-    """Return the documents of an overlay."""
     need_program(KUBECTL, HOW_TO_GET_KUBECTL)
     command = [str(KUBECTL), "kustomize", "--load-restrictor", "LoadRestrictionsNone", str(folder)]
     rendered = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -28,7 +27,7 @@ def render(folder: Path = EXAMPLE) -> list[dict[str, Any]]:
 
 
 class Container(NamedTuple):
-    """A container, the pod that it is in, and all its variables."""
+    """A container's spec, its pod's spec, and all its variables."""
 
     spec: dict[str, Any]
     pod: dict[str, Any]
@@ -36,12 +35,11 @@ class Container(NamedTuple):
 
     @property
     def args(self) -> list[str]:
-        """Its arguments, with ``$(NAME)`` replaced as Kubernetes does. Raises KeyError."""
+        """Return its arguments with each ``$(NAME)`` replaced. Raises KeyError for an unknown name."""
         return [EXPANDED.sub(lambda name: self.env[name[1]], arg) for arg in self.spec["args"]]
 
 
 def find_containers(documents: list[dict[str, Any]]) -> dict[str, Container]:
-    """Return the containers by name."""
     maps = {d["metadata"]["name"]: d["data"] for d in documents if d["kind"] == "ConfigMap"}
     found = {}
     for document in documents:

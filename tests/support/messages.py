@@ -1,4 +1,4 @@
-"""Messages of edits, and the error with which a message is refused."""
+"""Helpers that encode edit messages and return the error of a refused message."""
 
 from __future__ import annotations
 

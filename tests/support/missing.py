@@ -1,4 +1,4 @@
-"""Helpers of the tests of missing."""
+"""A Pub/Sub topic for the tests of missing ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient
 
 
 class Topic:
-    """A topic with a subscription, both of a fresh name."""
+    """A topic and a subscription to it, with a unique name."""
 
     def __init__(self, create: bool = True) -> None:
         name = f"missing-{uuid.uuid4().hex}"
@@ -24,7 +24,7 @@ class Topic:
         self.subscriber.create_subscription(name=self.subscription, topic=self.path)
 
     def messages(self) -> list[PubsubMessage]:
-        """All that has arrived."""
+        """Receive, acknowledge and return all messages."""
         messages: list[PubsubMessage] = []
         while True:
             # Without this deprecated flag a pull on an empty subscription blocks.
@@ -36,5 +36,5 @@ class Topic:
             messages += [r.message for r in received]
 
     def ids(self) -> list[int]:
-        """All ids that have arrived, sorted, with repeats."""
+        """Receive all messages, and return their ids, sorted, with repeats."""
         return sorted(i for m in self.messages() for i in np.frombuffer(m.data, "<u8").tolist())

@@ -1,4 +1,4 @@
-"""The API over a small table and a graph of known roots, in this process."""
+"""An in-process API over a small table and a graph of known roots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.
 
 @dataclass
 class NeuronApi:
-    """A client of the API, and what stands behind it; ``published`` are the ids that it published."""
+    """A client of the API, its store and its graph; ``published`` lists the ids that it published."""
 
     client: FlaskClient
     store: Store
@@ -43,7 +43,7 @@ class NeuronApi:
 
 
 def features_in_chunks(ids: Ids, seed: int = 1) -> np.ndarray:
-    """Random features; each node's representative coordinate lies in its chunk."""
+    """Return random features; each node's representative coordinate lies in its chunk."""
     rows = features_of(ids, seed)
     rows["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
     return rows
@@ -52,7 +52,7 @@ def features_in_chunks(ids: Ids, seed: int = 1) -> np.ndarray:
 def neuron_api(
     folder: Path, monkeypatch: pytest.MonkeyPatch, roots: Mapping[int, Ids], **settings: Any
 ) -> NeuronApi:
-    """The API of a data set ``sample`` with all nodes of these roots."""
+    """Return the API of a data set ``sample`` with all nodes of these roots."""
     url = f"sqlite://{folder}/l2cache.db"
     store = open_store(url, "l2cache_sample")
     store.create(Meta("known", "precomputed://file:///nowhere", "2026-11-21 00:27:44", GEOMETRY))

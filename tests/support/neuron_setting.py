@@ -1,4 +1,4 @@
-"""Roots in a table and a graph in memory, and readers of them."""
+"""An in-memory table and graph of random roots, with neuron readers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READY, INCOMPLETE, UNKNOWN, NOT_A_ROOT, TOO_LARGE = RootStatus
 
 
 class Setting:
-    """A table, a graph, and readers of them that share nothing else, as processes do."""
+    """A table and a graph, which are all that its readers share, as in separate processes."""
 
     def __init__(self, roots: Mapping[int, Ids] = ROOTS, permanent: bool = True) -> None:
         self.table, self.graph = table_of(roots), KnownGraph(roots, permanent)
@@ -39,7 +39,7 @@ class Setting:
         return NeuronReader(rows, graph, cache_bytes=cache_bytes, **{"keep": True, **options})
 
     def uses(self) -> tuple[list[str], int]:
-        """Return the calls of the graph, and the number of reads of rows, since the last call of this."""
+        """Return the graph's calls and the number of row reads since the last call of this method."""
         found = self.graph.calls, len(self.table.reads)
         self.graph.calls, self.table.reads = [], []
         return found
@@ -51,7 +51,7 @@ def setting() -> Setting:
 
 
 def sums(table: MemoryTable, ids: Ids) -> dict[str, Any]:
-    """The sums over nodes, row by row."""
+    """Return the expected summary of nodes, added up row by row."""
     rows = Rows.complete(table.features)
     present = table.features["label"].tolist()
     known = dict(zip(present, served_column(rows, GEOMETRY, "size_nm3")[0], strict=True))
@@ -67,7 +67,7 @@ def sums(table: MemoryTable, ids: Ids) -> dict[str, Any]:
 
 
 def check(setting: Setting, found: Summaries, roots: Mapping[int, Ids] = ROOTS) -> None:
-    """Compare summaries with sums over the rows in the table."""
+    """Check that summaries equal the sums over the rows in the table."""
     for root, summary, status in zip(found.roots.tolist(), found.summary, found.status, strict=True):
         expected = sums(setting.table, roots[root])
         assert {name: int(summary[name]) for name in expected} == expected

@@ -1,4 +1,4 @@
-"""L2 graphs with given positions, and the real neuron of the shared folder."""
+"""L2 graphs with given positions, random trees, and a recorded real neuron."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def graph_at(positions: Any, edges: Any, missing: Iterable[int] = (), root: int 
 
 
 def real_neuron(folder: Path) -> tuple[NeuronGraph, Any]:
-    """Return the graph of a real neuron, and what the genuine pcg_skel makes of it."""
+    """Return the graph of a real neuron, and the recording with the genuine pcg_skel's results."""
     recorded = np.load(folder / "minnie_neuron.npz")
     return graph_at(recorded["rep_coord_nm"], recorded["l2_edges"]), recorded
 
 
 def random_tree(n: int, seed: int = 0, step: float = 900, branching: float = 1 / 30) -> tuple[Any, Any]:
-    """Return positions in whole nm and edges of a branching path, a few of which close small circles."""
+    """Return the positions in whole nm and the edges of a random tree, some of which close small cycles."""
     rng = np.random.default_rng(seed)
     parent = np.arange(-1, n - 1)
     branches = np.flatnonzero(rng.random(n) < branching)[1:]

@@ -1,4 +1,4 @@
-"""The genuine nginx with deploy/nginx.conf, in front of servers."""
+"""A helper that runs the genuine nginx with deploy/nginx.conf in front of servers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ HOW_TO_GET_IT = "nginx is not installed: apt-get install nginx-light"
 
 
 def compose_environment() -> dict[str, str]:
-    """Return the variables that compose.yaml gives to nginx."""
     service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["nginx"]
     return dict(service["environment"])
 
 
 class Nginx:
-    """Proxies to servers on loopback until `stop`; ``env`` overrides the variables of compose.yaml."""
+    """An nginx proxy to servers on loopback; ``env`` overrides the variables of compose.yaml."""
 
     def __init__(self, folder: Path, ports: Sequence[int], env: Mapping[str, str] | None = None) -> None:
         assert PROGRAM, HOW_TO_GET_IT

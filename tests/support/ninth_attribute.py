@@ -1,4 +1,4 @@
-"""The sources with a ninth attribute, which is added in two places: the schema and the kernel."""
+"""A source tree with a ninth attribute, added in two places: the schema and the kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _ninth(measured: Measured) -> tuple[Any, ...]:
 
 
 def with_ninth_attribute(folder: Path) -> Path:
-    """Make a source tree of links in which only the schema and the kernel are files, with the attribute."""
+    """Make a source tree of symlinks; only the schema and the kernel are files, with the attribute."""
     changed = {SCHEMA: _with_entry((SOURCES / SCHEMA).read_text())}
     changed[KERNEL] = (SOURCES / KERNEL).read_text() + COMPUTATION
     for part in (Path("l2features"), SCHEMA.parent, KERNEL.parent):
@@ -51,7 +51,7 @@ def _with_entry(schema: str) -> str:
 
 
 def run(sources: Path, code: str, *arguments: str) -> str:
-    """Run code with these sources in a process of its own; return what it prints."""
+    """Run code with these sources in a new process, and return its output."""
     environment = {"PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": "1", "AUTH_DISABLED": "true"}
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],

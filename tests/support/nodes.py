@@ -1,4 +1,4 @@
-"""Helpers of the tests of nodes."""
+"""Helpers that make data sets and graph tables from the recordings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCES = [
 
 
 def entry(recordings: Recordings, table: str, graph: str, volume: str = "graphene") -> Dataset:
-    """A data set of a recorded segmentation; its store is not used."""
+    """Return a data set of a recorded segmentation; its store is not used."""
     cv_path = recordings.cv_path(table)
     if volume == "precomputed":
         cv_path = f"precomputed://file://{recordings.layers}/{table}/ws"
@@ -39,7 +39,7 @@ def open_nodes(dataset: Dataset) -> NodeSource:
 
 
 def strange_table(recordings: Recordings, name: str, cells: dict[int, bytes]) -> str:
-    """The recorded graph in a table of its own, in which some nodes have these cells of children."""
+    """Load the recorded graph into a new table, with other children cells for some nodes; return its URL."""
     dump = recordings.dump("graph_v2.json.gz")
     for key, row in dump["rows"]:
         raw = base64.b64decode(key)

@@ -1,4 +1,4 @@
-"""What all workers of a run share, made by the first one that needs it."""
+"""A folder that all pytest workers share, filled by the first one that needs it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from filelock import FileLock
 
 
 def once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that ``make`` has filled, in this worker or in another one.
+    """Return a folder that ``make`` has filled, in this pytest worker or in another.
 
-    ``make`` starts with an empty folder, also where another worker failed or was killed in it.
+    ``make`` starts with an empty folder, even after another worker failed or was killed in it.
     """
     base = temporary.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name

@@ -1,4 +1,4 @@
-"""A table that holds one chunk of the sample, and the record of a failed one."""
+"""A table with one ingested chunk of the sample and one failed chunk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
 @pytest.fixture
 def config(tmp_path: Path, sample: Path) -> Path:
-    """A data sets file whose table holds one chunk of the sample, and a failed one."""
     path = dataset_file(tmp_path, sample)
     dataset = load_dataset("sample", path)
     geometry = read_geometry(dataset)
@@ -36,7 +35,7 @@ def config(tmp_path: Path, sample: Path) -> Path:
 
 
 def stored(config: Path) -> tuple[Rows, Geometry]:
-    """The rows of the chunk in the table, and the geometry."""
+    """Return the ingested chunk's rows, and the geometry."""
     dataset = load_dataset("sample", config)
     store = open_store(dataset.store, dataset.l2cache_id)
     meta = store.meta()

@@ -1,4 +1,4 @@
-"""Helpers of the tests of operations."""
+"""Helpers of the tests of docs/operations.md."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def blocks(language: str, text: str = WRITTEN) -> list[str]:
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """The words of all commands in the ``sh`` blocks of docs/operations.md, as programs receive them."""
+    """Return each command in the ``sh`` blocks of docs/operations.md as a list of words."""
     return record(tmp_path_factory.mktemp("programs"), "\n".join(blocks("sh")), PROGRAMS)
 
 
 def record(folder: Path, script: str, programs: Sequence[str]) -> list[list[str]]:
-    """Run a script with programs that only write down how they are called; returns the calls."""
+    """Run a script with stubs in place of ``programs``, and return their recorded calls."""
     for name in programs:
         (folder / name).write_text(RECORD)
         (folder / name).chmod(0o755)
@@ -73,7 +73,7 @@ def completions() -> dict[str, Any]:
 
 
 def check_gcloud(calls: Sequence[Sequence[str]]) -> None:
-    """The SDK's table for shell completion has all these gcloud commands and their flags."""
+    """Check that the SDK's shell completion table has these gcloud commands and their flags."""
     tree = completions()
     for words in calls:
         node = tree

@@ -1,4 +1,4 @@
-"""Helpers of the tests of portable."""
+"""A Beam job service and a worker pool for the tests of the portable runner."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PORTABILITY = "apache_beam.runners"
 
 
 class Cluster(NamedTuple):
-    """A job service, and a pool whose workers have an installed copy of the packages and no checkout."""
+    """A Beam job service, and a worker pool with installed packages and no checkout."""
 
     python: Path
     service: subprocess.Popen[bytes]
@@ -39,7 +39,7 @@ class Cluster(NamedTuple):
 
     @property
     def deadly(self) -> Path:
-        """A file that holds a path: a worker that opens that path exits."""
+        """Return the file that may hold a path: a worker that opens this path exits."""
         return self.record.with_name("deadly")
 
     @property
@@ -49,7 +49,7 @@ class Cluster(NamedTuple):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The python of the workers."""
+    """Return the workers' Python, which has the packages and the recorder."""
     folder = tmp_path_factory.mktemp("workers")
     python = make_python(folder)
     site = site_packages(folder)

@@ -1,4 +1,4 @@
-"""Annotations and skeletons decoded value by value with `struct`, as Neuroglancer's specification says."""
+"""A decoder of precomputed annotations and skeletons, written from Neuroglancer's specification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ POINTS = {"POINT": 1, "LINE": 2}
 
 
 class Annotation(NamedTuple):
-    """An annotation: its points, its properties by name, and what is related to it, if that is known."""
+    """An annotation's points, its properties by name, and its related ids by relationship, if known."""
 
     points: list[tuple[float, ...]]
     properties: dict[str, float]
@@ -18,7 +18,7 @@ class Annotation(NamedTuple):
 
 
 class Decoder:
-    """Decodes the files of a layer of annotations by its info file."""
+    """A decoder of the files of the annotation layer that ``info`` describes."""
 
     def __init__(self, info: dict[str, Any]) -> None:
         self.info, self.rank = info, len(info["dimensions"])
@@ -39,7 +39,7 @@ class Decoder:
         return Annotation(points, properties, {})
 
     def listed(self, body: bytes) -> dict[int, Annotation]:
-        """The annotations of a cell or a relationship by id, in the order of the file."""
+        """Return the annotations of a cell or a relationship by id, in file order."""
         (count,) = struct.unpack_from("<Q", body)
         assert len(body) == 8 + count * (self.size + 8)
         ids = struct.unpack_from(f"<{count}Q", body, 8 + count * self.size)
@@ -57,7 +57,7 @@ class Decoder:
 
 
 class DrawnSkeleton(NamedTuple):
-    """A skeleton as it is drawn: positions, pairs of vertices, and values of each vertex by attribute."""
+    """A decoded skeleton: vertex positions, edges, and vertex values by attribute."""
 
     vertices: list[tuple[float, ...]]
     edges: list[tuple[int, ...]]

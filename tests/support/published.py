@@ -1,4 +1,4 @@
-"""The packages as they are published: what is built from the repository."""
+"""The sdist and the wheel that are built from this repository."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.
 
 
 class Published(NamedTuple):
-    """The files of the packages in a clone, and what was built of it."""
+    """The paths of the packages' files, and the built sdist and wheel."""
 
     files: set[str]
     sdist: Path
@@ -26,7 +26,7 @@ class Published(NamedTuple):
 
     @classmethod
     def below(cls, folder: Path) -> Published:
-        """What `build_packages` has put in a folder."""
+        """Return what `build_packages` has put in a folder."""
         (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
         modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
         data = [ROOT / "l2features" / name for name in ("py.typed", "testing/golden.npz")]
@@ -41,7 +41,7 @@ class Published(NamedTuple):
 
 
 def build_packages(folder: Path) -> None:
-    """Build the source distribution from what is in the repository, and the wheel from nothing but that."""
+    """Build the sdist from a copy of the repository, and the wheel from the sdist alone."""
     clone, tools = folder / "clone", folder / "tools"
     clone_repository(clone)
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]

@@ -1,4 +1,4 @@
-"""A folder over HTTP that answers ranges, as buckets do."""
+"""An HTTP server of a folder that answers range requests, as buckets do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Served(NamedTuple):
-    """The server's URL; each request's headers; and what it answers instead of a part."""
+    """The server's URL, each request's headers, and the statuses to answer instead of a part."""
 
     url: str
     asked: list[dict[str, str]]
@@ -21,7 +21,7 @@ class Served(NamedTuple):
 
 @contextmanager
 def range_server(folder: Path) -> Iterator[Served]:
-    """Serve a folder. A status in ``answers`` is sent once instead of a part."""
+    """Serve a folder. Each status in ``answers`` is sent once instead of a part."""
     asked: list[dict[str, str]] = []
     answers: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Writes down what a process reads of a segmentation, which code it loads, and which code is sent to it.
+"""Record what a process reads of a segmentation, which code it loads, and which code is sent to it.
 
 The file $DEADLY may hold the path of a file. A process that opens that file exits at once, as if killed.
 
@@ -15,7 +15,7 @@ READS, LOADS, IS_SENT = "reads", "loads", "is sent"
 
 
 def is_deadly(path: str) -> bool:
-    """Whether a process that reads this file shall end."""
+    """Return whether a process that opens ``path`` must exit."""
     deadly = os.environ["DEADLY"]
     if not os.path.exists(deadly):
         return False
@@ -24,7 +24,7 @@ def is_deadly(path: str) -> bool:
 
 
 def start(file: str, segmentation: str) -> None:
-    """Start to record."""
+    """Append the process's events to ``file``."""
     record = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def write(event: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Helpers of the tests of recordings."""
+"""Helpers that ingest recorded graphs and check the features against the recordings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXACT = ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_cou
 def ingest(
     folder: Path, recordings: Recordings, graph: str, source: str, cv_path: str | None = None
 ) -> Store:
-    """Ingest a recorded graph at its T0 by the command; gives the open store."""
+    """Ingest a recorded graph at its T0 with the command, and return the open store."""
     table = f"l2_{graph}_{abs(hash((source, cv_path))) % 10**8}"
     source = source.format(graph=graph)
     config = dataset_file(
@@ -36,7 +36,7 @@ def ingest(
 
 
 def check_values(rows: Rows, expected: dict[str, Any]) -> None:
-    """Rows hold exactly the expected ids, with their values."""
+    """Check that rows have exactly the expected ids, with their values."""
     assert sorted(rows.ids.tolist()) == sorted(int(i) for i in expected)
     for row in rows.features:
         want = expected[str(row["label"])]

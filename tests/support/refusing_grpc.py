@@ -1,4 +1,4 @@
-"""A stand-in for Google's services that refuses every call."""
+"""A gRPC server that refuses every call, in place of Google's services."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Refusing(grpc.GenericRpcHandler):
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """Serve on loopback; yields the address, for the variable of an emulator."""
+    """Serve on loopback, and yield the address for an emulator's environment variable."""
     server = grpc.server(ThreadPoolExecutor(2), handlers=(_Refusing(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

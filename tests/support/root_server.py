@@ -1,4 +1,4 @@
-"""A graph's server that answers requests about the recorded roots from the recording."""
+"""A fake graph server that answers from the recorded roots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = tuple[int, bytes]
 
 
 class RootServer(ThreadingHTTPServer):
-    """``asked`` are the routes of the requests so far; ``fail`` may answer in place of the server."""
+    """A fake graph server. ``asked`` lists the requested routes; ``fail`` may return an answer instead."""
 
     request_queue_size = 128
 
@@ -70,7 +70,7 @@ class RootServer(ThreadingHTTPServer):
         return list(reversed(self.roots[root]["l2_ids"])) if root in self.roots else []
 
     def above(self, ids: list[int], seconds: float) -> list[int]:
-        """Each id's newest root at a time, retired or not, as the genuine server returns it."""
+        """Return each id's newest root at a time, retired or not, as the genuine server does."""
         found: dict[int, int] = {}
         for root, entry in sorted(self.roots.items(), key=lambda item: item[1]["created_ms"]):
             if entry["created_ms"] <= seconds * 1000 + 0.5:
@@ -132,7 +132,6 @@ def _json(content: Any) -> Answer:
 
 @contextmanager
 def serve_roots(recordings: Recordings) -> Iterator[RootServer]:
-    """Serve the recorded roots on a free port of loopback."""
     server = RootServer(recordings)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server

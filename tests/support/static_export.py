@@ -1,4 +1,4 @@
-"""Static exports as tests make and read them."""
+"""Helpers that make and read static exports."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ ROUNDED_NM = 0.01
 def run_export(
     config: Path, output: Path | str, version: int, *flags: object, processes: bool = False
 ) -> Ran:
-    """The command, with one worker."""
     argv = ("--config", config, "--dataset", "sample", "--workers", 1, "--output", output)
     return run_job(main, *argv, "--version", version, *flags, processes=processes)
 
 
 def values_of(folder: Path, sharding: dict[str, Any]) -> dict[int, bytes]:
-    """All values in shards by their keys, as tensorstore reads them."""
+    """Return all values in shards by key, as tensorstore reads them."""
     base = {"driver": "file", "path": f"{folder}/"}
     spec = {"driver": "neuroglancer_uint64_sharded", "base": base, "metadata": sharding}
     store = tensorstore.KvStore.open(spec).result()
@@ -44,7 +43,7 @@ def values_of(folder: Path, sharding: dict[str, Any]) -> dict[int, bytes]:
 
 @dataclass
 class StaticLayer:
-    """A layer of annotations in a folder, read by tensorstore, and decoded as the specification says."""
+    """An annotation layer in a folder, read by tensorstore and decoded by `Decoder`."""
 
     path: Path
 
@@ -53,15 +52,13 @@ class StaticLayer:
         self.decoder = Decoder(self.info)
 
     def source(self) -> Any:
-        """The layer as cloud-volume opens it."""
         return from_cloudpath(f"precomputed://file://{self.path}", progress=False)
 
     def values(self, index: dict[str, Any]) -> dict[int, bytes]:
-        """All values of an index by their keys."""
         return values_of(self.path / index["key"], index["sharding"])
 
     def level(self, place: int) -> dict[int, dict[int, Annotation]]:
-        """The annotations of each cell of a level. They lie in it; the fullest cell reaches the limit."""
+        """Return a level's annotations by cell; check their positions and the level's limit."""
         level = self.info["spatial"][place]
         grid = tuple(level["grid_shape"])
         cells = np.array(list(np.ndindex(*grid)))
@@ -76,7 +73,7 @@ class StaticLayer:
         return found
 
     def spatial(self) -> dict[int, Annotation]:
-        """The annotations of all levels, each of which is in one cell."""
+        """Return the annotations of all levels; check that each is in one cell."""
         every = [cell for place in range(len(self.info["spatial"])) for cell in self.level(place).values()]
         found = {node: annotation for cell in every for node, annotation in cell.items()}
         assert len(found) == sum(map(len, every))
@@ -91,7 +88,6 @@ class StaticLayer:
 
 
 def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
-    """The nodes of each root, sorted."""
     found: dict[int, list[int]] = {}
     for node in as_ids(sorted(nodes.tolist())).tolist():
         found.setdefault(roots[node], []).append(node)
@@ -99,7 +95,7 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
 
 
 def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
-    """File sizes of each index with a file not within a fifth of ``wanted``; all indexes of several files."""
+    """Return the sharded indexes: file sizes of those with a file over 20% off ``wanted``, and all names."""
     uneven, several = dict[str, list[int]](), set[str]()
     for layer in NODE_LAYERS:
         info = StaticLayer(output / layer).info

@@ -1,9 +1,9 @@
-"""The update's streaming pipeline through a job service, with messages from a file.
+"""Run the update's streaming pipeline on a job service, with messages from a file.
 
     python -m tests.support.stream_job DATASETS MESSAGES DEAD_LETTERS FLAG…
 
-Beam's local job service has no source without an end. So the messages are made at once, each with its time,
-and then the watermark goes to the end of time, as it does in a job that is drained.
+Beam's local job service has no unbounded source. So the messages are created at once, each with its time,
+and then the watermark goes to the end of time, as it does in a drained job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOURCE = "test"
 
 
 def messages(file: Path) -> list[TimestampedValue]:
-    """Messages from lines of [key, payload in hexadecimal, time of publication]."""
+    """Return messages from lines of [message id, payload in hexadecimal, publication time]."""
     lines = map(json.loads, file.read_text().splitlines())
     return [TimestampedValue(PubsubMessage(bytes.fromhex(data), EDIT, key), at) for key, data, at in lines]
 
@@ -46,7 +46,7 @@ class _Read(beam.PTransform):
 
 
 def main(config: str, file: str, dead_letters: str, *flags: str) -> int:
-    """Run the job, and print what it counted; returns the exit status."""
+    """Run the job, print its counters, and return the exit status."""
     datasets = tuple(load_datasets(config).values())
     geometries = read_geometries(datasets)
     update = Update(datasets, attempts=2, repeat_s=REPEAT_S, counted=True, geometries=geometries)

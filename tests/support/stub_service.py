@@ -1,4 +1,4 @@
-"""A small HTTP server with canned answers, which remembers its requests."""
+"""A small HTTP server with canned answers, which records its requests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 
 class Asked(NamedTuple):
-    """A request."""
-
     method: str
     path: str
     parameters: dict[str, str]
@@ -33,7 +31,7 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer: a table, an object for JSON, or text."""
+    """An answer, whose content is a table, an object for JSON, or text."""
 
     content: Any
     status: int = 200
@@ -41,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Stub:
-    """A server at ``url``; ``answer`` makes its answers, ``asked`` are the requests it received."""
+    """A server at ``url``; ``answer`` makes its answers, and ``asked`` lists its requests."""
 
     def __init__(self, url: str, answer: Callable[[Asked], Answer]) -> None:
         self.url, self.answer, self.asked = url, answer, list[Asked]()
@@ -69,8 +67,6 @@ def features(ids: Ids, missing: Ids | None = None) -> pa.Table:
 
 @contextmanager
 def serving(answer: Callable[[Asked], Answer]) -> Iterator[Stub]:
-    """Serve on loopback."""
-
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

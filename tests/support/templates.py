@@ -1,4 +1,4 @@
-"""Helpers of the tests of templates."""
+"""The message of tests that need gcloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of update replay."""
+"""Helpers of the tests that replay edit messages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ MISSING = {"table_id": "fixture_v2", "l2_cache_id": "l2cache_sample"}
 
 
 def run_update(config: Path, messages: Path, *flags: str) -> Ran:
-    """The update command."""
     return run_job(update_main, "--config", config, "--messages", messages, *flags)
 
 
 @pytest.fixture(scope="module")
 def at_t0(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of a finished ingest of fixture_v2 at T0 into SQLite."""
+    """Return the data sets file of fixture_v2, ingested at T0 into SQLite."""
     graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2"
     folder = tmp_path_factory.mktemp("t0")
     config = dataset_file(folder, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None)
@@ -37,12 +36,11 @@ def at_t0(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def config(at_t0: Path, tmp_path: Path) -> Path:
-    """The same, in a folder of its own."""
     return own_copy(at_t0, tmp_path)
 
 
 def named(recordings: Recordings) -> list[int]:
-    """All ids that the recorded edits name."""
+    """Return all L2 ids in the recorded edits."""
     ids: set[int] = set()
     for file in sorted((recordings.folder / "pubsub").glob("[0-9]*.json")):
         ids.update(json.loads(file.read_text())["payload_unpickled"]["new_lvl2_ids"])
@@ -60,7 +58,7 @@ def rep(features: dict[str, Any], row: Any) -> list[int]:
 
 
 class Evil:
-    """Runs a command when a normal unpickler reads it."""
+    """An object that runs a command when `pickle` loads it."""
 
     def __init__(self, command: str) -> None:
         self.command = command

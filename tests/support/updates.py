@@ -1,4 +1,4 @@
-"""What the tests of updates share: edits, an updater of the sample, and faults in what it reads."""
+"""Helpers of the update tests: edits, an updater of the sample, and a faulty node source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ def edit(*ids: Any) -> bytes:
 
 
 def fates(outcomes: list[Outcome]) -> dict[str, list[int]]:
-    """The ids of each fate, sorted."""
     found: dict[str, list[int]] = {}
     for outcome in outcomes:
         found[outcome.fate] = sorted([*found.get(outcome.fate, []), *outcome.ids.tolist()])
@@ -45,7 +44,7 @@ def fates(outcomes: list[Outcome]) -> dict[str, list[int]]:
 
 
 class Faulty:
-    """Stands before a source of nodes: asks ``before`` first, which may raise."""
+    """A node source that first calls ``before``, which may raise or return the features."""
 
     def __init__(self, source: NodeSource, before: Any) -> None:
         self.source, self.before = source, before

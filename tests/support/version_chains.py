@@ -1,4 +1,4 @@
-"""Chains of versions: a fresh one and its renewals, over random roots."""
+"""Chains of versions of random roots: a fresh version and its renewals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Chain(NamedTuple):
 
 
 def node_ids(count: int, seed: int = 0) -> Ids:
-    """Distinct L2 ids of random chunks, sorted."""
+    """Return distinct, sorted L2 ids in random chunks."""
     rng = np.random.default_rng(seed)
     chunks = GEOMETRY.layout.chunk_id_array(rng.integers(0, GEOMETRY.grid, (count, 3)))
     return np.sort(chunks + np.arange(1, count + 1, dtype=np.uint64))
@@ -34,7 +34,7 @@ def node_ids(count: int, seed: int = 0) -> Ids:
 def write_chain(
     path: Path, renewals: int = 2, seed: int = 0, parts: int = 3, group_rows: int = 17, nodes: int = NODES
 ) -> Chain:
-    """Write a fresh version and its renewals: each retires some roots, and their nodes get new ones."""
+    """Write a fresh version and its renewals; each retires some roots and gives their nodes new ones."""
     files, manifests = _files(renewals, seed, parts, group_rows, nodes)
     for name, content in files.items():
         file = path / name
@@ -47,7 +47,6 @@ def write_chain(
 def _files(
     renewals: int, seed: int, parts: int, group_rows: int, nodes: int
 ) -> tuple[dict[str, bytes], list[Manifest]]:
-    """Return the contents of a chain's files by path, and its manifests."""
     with TemporaryDirectory() as folder:
         manifests = _write(Path(folder), renewals, seed, parts, group_rows, nodes)
         files = [path for path in Path(folder).rglob("*") if path.is_file()]

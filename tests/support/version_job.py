@@ -1,4 +1,4 @@
-"""Helpers of the tests of the job that makes versions."""
+"""Helpers of the tests of the materialize job."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LAYOUTS: tuple[Layout, ...] = ("by_root", "by_node", "roots", "missing_nodes")
 def run_materialize(
     config: Path, output: Path | str, time: int | str, *flags: object, processes: bool = False
 ) -> Ran:
-    """The command; ``time`` is in milliseconds, or text."""
+    """Run the command; ``time`` is in milliseconds since 1970, or text."""
     text = time if isinstance(time, str) else iso_text(at(time), "milliseconds")
     argv = ("--config", config, "--dataset", "sample", "--workers", 1, "--output", output)
     return run_job(main, *argv, "--timestamp", text, *flags, processes=processes)
 
 
 def made(config: Path, output: Path | str, time: int | str, *flags: object) -> Manifest:
-    """Make a version by the command; returns its manifest."""
+    """Make a version with the command, and return its manifest."""
     done = run_materialize(config, output, time, *flags)
     assert done.returncode == 0, done.stderr
     number = int(done.stdout.split()[1])
@@ -41,7 +41,7 @@ def made(config: Path, output: Path | str, time: int | str, *flags: object) -> M
 
 
 def ingested(folder: Path, recordings: Recordings, graph: str) -> Path:
-    """The data sets file of a recorded graph, whose table in a SQLite file has every node that ever was."""
+    """Return the data sets file of a recorded graph, whose SQLite table has every node that ever existed."""
     source = f"bigtable://{PROJECT}/{INSTANCE}/{graph}"
     config = dataset_file(folder, recordings.cv_path(graph), graph=source, chunk_size=None)
     done = run_ingest(config, "--create", "--timestamp", "2026-11-21 00:27:44")
@@ -52,7 +52,7 @@ def ingested(folder: Path, recordings: Recordings, graph: str) -> Path:
 
 
 def other_graph(config: Path, folder: Path, graph: str) -> Path:
-    """A copy of a data sets file and its table, with another source of the graph."""
+    """Copy a data sets file and its table, with ``graph`` as the graph."""
     copy = own_copy(config, folder)
     text = copy.read_text()
     before = text[text.index('"graph": "') :].split('"')[3]
@@ -61,7 +61,7 @@ def other_graph(config: Path, folder: Path, graph: str) -> Path:
 
 
 def check_nodes(manifest: Manifest, folder: Path, roots: dict[int, int], store: Store) -> None:
-    """A version has exactly these nodes with these roots, and the features that clients receive."""
+    """Check that a version has exactly these nodes with these roots, and the features in the store."""
     files = Folder(str(folder))
     rows = visible_rows(files, manifest, "by_node")
     assert {row[L2_ID]: row[ROOT_ID] for row in rows} == roots
@@ -87,13 +87,13 @@ def geometry_of(store: Store) -> Geometry:
 
 
 def content(manifest: Manifest, folder: Path | str) -> list[Any]:
-    """The totals of a version and its visible rows, whatever layers they are in."""
+    """Return a version's totals, and its visible rows in each layout."""
     files = Folder(str(folder))
     return [manifest.totals, *(visible_rows(files, manifest, layout) for layout in LAYOUTS)]
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """The digest of every file in a folder; manifests have the time of their making, and are left out."""
+    """Return the SHA-256 digest of every file by path; it is empty for manifests, which contain a time."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     named = {str(path.relative_to(folder)): path for path in paths}
     return {

@@ -1,4 +1,4 @@
-"""Helpers of the tests of volume zarr."""
+"""Labels, a geometry and a file writer for the tests of Zarr volumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Accept header: what clients send, and what they get."""
+"""Tests of Accept headers and the media types they select."""
 
 from __future__ import annotations
 

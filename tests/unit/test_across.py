@@ -1,4 +1,4 @@
-"""Runs along the slowest axis equal those of the same volume in the other memory order."""
+"""Tests of runs along the slowest axis, against the same volume in the other memory order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDE = (np.uint32, np.uint64)
 
 
 def flat_blobs(shape: tuple[int, int, int], dtype: type, seed: int = 1) -> np.ndarray:
-    """Blobs stretched eightfold along x, in C order."""
+    """Return random blobs, stretched eightfold along x, in C order."""
     random = np.random.default_rng(seed)
     short = make_blobs(random, (-(-shape[0] // 8), *shape[1:]), 40)
     volume: np.ndarray = np.repeat(short, 8, axis=0)[: shape[0]].astype(dtype)

@@ -1,4 +1,4 @@
-"""A graph source in one file: registered, it is ingested and audited without another edit."""
+"""Tests of a custom graph source, which needs only one file and its registration."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EDIT = "2026-01-02T00:00:00+00:00"
 
 
 class ToyGraph(Graph):
-    """A graph in a JSON file, ``toy:///path``: nodes with their supervoxels and when they are valid."""
+    """A graph in a JSON file, ``toy:///path``, with each node's supervoxels and period of validity."""
 
     pattern, expected = re.compile(r"toy:///.+"), "toy:///path"
 
@@ -120,7 +120,7 @@ def node(x: int, number: int, children: list[int], valid: tuple[str, str] = ("",
 
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Two chunks of four supervoxels each; the edit splits a node of the first chunk."""
+    """Return a data set of two chunks of four supervoxels each; the edit splits a node of the first chunk."""
     monkeypatch.setitem(SOURCES, "toy", ToyGraph)
     labels = np.zeros([a * b for a, b in zip(CHUNK_SIZE, GRID, strict=True)], dtype=np.uint64)
     for x in range(GRID[0]):
@@ -153,7 +153,6 @@ def ingested(dataset: Dataset, timestamp: str) -> Ingest:
 
 
 def rows_of(ingest: Ingest) -> dict[int, bytes]:
-    """Rows of a table by id."""
     store = ingest.open_store()
     found: dict[int, bytes] = {}
     for chunk in chunks_of(ingest):
@@ -202,7 +201,7 @@ def test_its_roots(dataset: Dataset) -> None:
 
 
 def test_its_valid_nodes(dataset: Dataset) -> None:
-    """The base class finds those in a box, chunk by chunk. A history of roots needs custom code."""
+    """Check that the base class finds the valid nodes in a box, and that it has no history of roots."""
     geometry, first, second = ingested(dataset, BEFORE).geometry, *(LAYOUT.chunk_id(x, 0, 0) for x in (0, 1))
     with closing(open_dataset_graph(dataset)) as graph:
         for box, time, numbers in (

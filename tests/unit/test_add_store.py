@@ -1,4 +1,4 @@
-"""A new kind of store: one file that registers itself, passes the conformance suite and takes an ingest."""
+"""Tests of a custom store, which needs only one file and its registration."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ from tests.support.jobs import dataset_file
 
 @dataclass
 class Table:
-    """What a store in memory keeps of one table."""
-
     meta: Meta | None = None
     geometry: Geometry | None = None
     rows: dict[int, np.ndarray] = field(default_factory=dict)
@@ -57,8 +55,6 @@ TABLES: dict[tuple[str, str], Table] = {}
 
 
 class MemoryStore(Store):
-    """A table in this process's memory."""
-
     @property
     def table(self) -> Table:
         try:
@@ -189,7 +185,7 @@ class MemoryStore(Store):
 
 @pytest.fixture
 def store_url() -> Iterator[str]:
-    """URL of a store in memory, whose kind is registered for one test."""
+    """Register the in-memory store for one test, and yield its URL."""
     with patch.dict(STORES):
         register_store("memory://name", r"memory://[a-z]+", f"{__name__}:MemoryStore")
         yield "memory://store"
@@ -197,11 +193,11 @@ def store_url() -> Iterator[str]:
 
 
 class TestMemoryStore(StoreSuite):
-    """The store in memory passes what every store passes."""
+    """Run the conformance suite on the in-memory store."""
 
 
 def test_an_ingest_into_a_new_kind_of_store(tmp_path: Path, sample: Path, store_url: str) -> None:
-    """Without a runner. Rows are the same as in SQLite."""
+    """Check that an ingest without a runner writes the same rows as into SQLite."""
     written = []
     for url in (store_url, f"sqlite://{tmp_path}/store.db"):
         ingest = prepare(load_dataset("sample", dataset_file(tmp_path, sample, store=url)), create=True)

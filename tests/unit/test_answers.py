@@ -1,4 +1,4 @@
-"""Answers: JSON as the genuine server writes it, Arrow and Parquet with the same values."""
+"""Tests of attribute responses as JSON, Arrow and Parquet: JSON equals that of PCGL2Cache."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plain_json(rows: Rows, names: Sequence[str] = NAMES) -> dict[str, Any]:
 
 
 def random_rows(n: int, seed: int = 3) -> Rows:
-    """Rows of shuffled ids, a third without principal axes, some not computed, some not in the table."""
+    """Return rows in shuffled order: a third has no principal axes, some are not computed or missing."""
     rng = np.random.default_rng(seed)
     features = np.zeros(n, dtype=FEATURES)
     for name in NAMES:
@@ -66,7 +66,7 @@ def random_rows(n: int, seed: int = 3) -> Rows:
 # ------------------------------------------------------------------ against the recorded server
 @pytest.fixture(scope="module")
 def genuine(shared: Callable[[str], Path]) -> dict[int, dict[bytes, bytes]]:
-    """The cells of every node of the recorded cache table."""
+    """Return each node's cells from the recorded PCGL2Cache table."""
     with gzip.open(shared("cave") / "cache.json.gz", "rt") as f:
         rows = {base64.b64decode(key): cells for key, cells in json.load(f)["rows"]}
     return {
@@ -77,7 +77,7 @@ def genuine(shared: Callable[[str], Path]) -> dict[int, dict[bytes, bytes]]:
 
 
 def recorded_answers() -> dict[str, tuple[dict[str, list[str]], str]]:
-    """Query and answer of the recorded requests for attributes that were answered, by name."""
+    """Return query and body of each recorded attributes request that was answered with 200, by name."""
     from tests.support.jobs import shared_folder
 
     index = shared_folder() / "cave" / "http" / "index.json"
@@ -121,7 +121,7 @@ IDS = st.one_of(st.integers(NODE, NODE + 9), st.integers(0, 2**64 - 1))
 
 @st.composite
 def any_rows(draw: st.DrawFn) -> Rows:
-    """Any values, infinite and not-a-number ones too, any of them present. Rows of the same id are equal."""
+    """Draw rows with any values, also infinite, NaN or missing ones. Rows of the same id are equal."""
     features = draw(hnp.arrays(FEATURES, st.integers(0, 6), elements=hnp.from_dtype(FEATURES)))
     features["label"] = draw(st.lists(IDS, min_size=len(features), max_size=len(features)))
     whole = st.sampled_from([True, False, None])

@@ -1,4 +1,4 @@
-"""Nodes marked "could not compute": clients see no attributes, in every form; with_status tells why."""
+"""Tests of nodes marked "could not compute": no form has attributes, and with_status returns the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ ASKED = [READY, MARKED, MISSING, MARKED]
 
 @pytest.fixture(scope="module", params=[0, 1000])
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """A client of the app, without and with a cache of rows; everyone may read everything."""
     config = small_table(tmp_path_factory.mktemp("marked"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api.app.auth_disabled", lambda: True)

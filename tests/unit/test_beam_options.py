@@ -1,4 +1,4 @@
-"""Beam's boolean options: each has the value that was given, in every spelling."""
+"""Tests of Beam's boolean options: each has the given value, in every spelling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.jobs import ROOT
 
 
 class Flag(NamedTuple):
-    """A flag of a boolean option, and the value that it stands for."""
+    """A command-line flag of a boolean option, and the value that it sets."""
 
     name: str
     option: str
@@ -33,7 +33,7 @@ class Flag(NamedTuple):
 
 
 def flags_of_beam() -> list[Flag]:
-    """From the parsers of Beam's own classes, whatever its version has."""
+    """Return the boolean flags of the installed Beam version's own option classes."""
     found = []
     for kind in PipelineOptions.__subclasses__():
         parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
@@ -65,7 +65,7 @@ def test_beam_has_such_options() -> None:
 
 
 def batches() -> Iterator[list[Flag]]:
-    """Yield the flags so that none shares its option with another of its batch: parsers take long to make."""
+    """Yield the flags in batches with one flag per option, because parsers are slow to build."""
     left = FLAGS
     while left:
         batch = list({flag.option: flag for flag in left}.values())
@@ -119,7 +119,7 @@ def test_a_default_of_ours_gives_way() -> None:
 
 
 def test_switches_with_a_custom_no_spelling() -> None:
-    """Those of `argparse.BooleanOptionalAction`, of which Beam 2.77 has none."""
+    """`argparse.BooleanOptionalAction` has such a spelling; Beam 2.77 does not use it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fast", action=argparse.BooleanOptionalAction, default=True)
     assert switches(parser) == {"--fast": Switch("fast", True), "--no-fast": Switch("fast", False)}
@@ -142,7 +142,7 @@ def test_what_a_streaming_job_cannot_do_without(name: str, capsys: pytest.Captur
 
 
 def test_a_local_run_starts_without_beam() -> None:
-    """Its import takes longer than all else of the start."""
+    """Importing Beam would take longer than the rest of the start."""
     code = (
         "import sys\n"
         "from beam_jobs import ingest, update\n"

@@ -1,4 +1,4 @@
-"""Runs of compressed segmentations: those of the voxels that the package compressed_segmentation decodes."""
+"""Tests of runs in compressed segmentations: they equal those of the decoded voxels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK_SIZES: list[Triple] = [(8, 8, 8), (4, 4, 4), (8, 8, 4), (5, 3, 2), (16, 8,
 
 
 def labels_of(random: np.random.Generator, size: Triple, labels: int, dtype: Any) -> np.ndarray:
-    """Cells of 3 voxels along x and 2 along y and z, with background among them."""
+    """Return bricks of 3 x 2 x 2 voxels with random labels, background among them."""
     ids = random.integers(1, 2 ** (8 * np.dtype(dtype).itemsize - 1), labels).astype(dtype)
     ids[0] = 0
     coarse = random.integers(0, labels, [n // 2 + 1 for n in size])
@@ -30,7 +30,7 @@ def labels_of(random: np.random.Generator, size: Triple, labels: int, dtype: Any
 
 
 def check_runs(pieces: Iterable[Runs], expected: np.ndarray) -> None:
-    """The pieces are the volume's runs, none of which could be joined."""
+    """Check that the pieces have exactly the volume's runs."""
     parts = [runs._replace(starts=runs.starts.copy(), labels=runs.labels.copy()) for runs in pieces]
     found, ids = find_runs(parts, expected.shape)  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.concatenate([runs.voxels() for runs in parts], axis=2), expected)
@@ -47,7 +47,7 @@ def check_runs(pieces: Iterable[Runs], expected: np.ndarray) -> None:
 def test_boxes_of_files(
     monkeypatch: pytest.MonkeyPatch, seed: int, labels: int, block_size: Triple, dtype: Any
 ) -> None:
-    """Boxes that cut files and blocks, or reach beyond the grid; some files are missing."""
+    """Check boxes that cut files and blocks or reach beyond the grid; some files are missing."""
     random = np.random.default_rng([seed, labels])
     monkeypatch.setattr(block_runs, "PIECE_VOXELS", int(random.choice([1, 1000, 1 << 19])))
     x, y, z = (int(n) for n in random.integers(1, 50, 3))
@@ -79,7 +79,7 @@ def test_boxes_of_files(
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
 def test_noise_of_every_width(dtype: Any) -> None:
-    """From 0 to 16 bits per voxel, and every voxel a run."""
+    """Check random voxels in blocks of 1 and 16 bits per voxel."""
     random = np.random.default_rng(1)
     size, block_size = (96, 32, 32), (32, 32, 32)
     volume = np.asfortranarray(random.integers(0, 2**31, size).astype(dtype))
@@ -96,7 +96,7 @@ def test_noise_of_every_width(dtype: Any) -> None:
 
 
 def test_labels_twice_in_a_table_make_one_run() -> None:
-    """One block has 32 bits per voxel. Tables repeat labels, and both have label 6."""
+    """The second block has 32 bits per voxel. Both tables repeat a label, and both contain label 6."""
     heads = [4 | 2 << 24, 8, 9 | 32 << 24, 12]
     first, second = [5, 5, 5, 6], [6, 6, 7]
     words = np.array([*heads, *first, 0b11100100, *second, 0, 1, 2, 2], np.uint32)

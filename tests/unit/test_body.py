@@ -1,4 +1,4 @@
-"""The ids of a request's body: read exactly from every form; an error names anything else."""
+"""Tests of reading ids from a request's body: every form is read exactly, and anything else is an error."""
 
 from __future__ import annotations
 
@@ -183,7 +183,6 @@ def test_whatever_comes_is_read_or_refused(body: bytes) -> None:
 
 
 def exact(value: Any) -> list[int]:
-    """The ids in a value, by Python's integers of any size."""
     if isinstance(value, list):
         return [i for item in value for i in exact(item)]
     return [int(value) % (1 << 64)]

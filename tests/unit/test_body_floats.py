@@ -1,4 +1,4 @@
-"""Ids that went through a float: an error names them, wherever they stand, and quickly."""
+"""Tests of ids sent as floats: an error names them quickly, wherever they are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_float_that_may_have_been_rounded_is_named(text: str, form: str) -> No
 
 
 def test_a_column_with_a_gap() -> None:
-    """What pandas makes of ids beside a missing one: floats, and a NaN that is not JSON."""
+    """pandas turns ids beside a missing one into floats and a NaN, which is not JSON."""
     column = [float(ID), float("nan"), float("-inf")]
     error = refused(json.dumps({"l2_ids": column[:1]}).encode())
     assert (error.status, error.body.value) == (422, "1.4411518807585587e+17")

@@ -1,4 +1,4 @@
-"""The cache of rows: what was put in comes out, and it never grows."""
+"""Tests of the row cache: rows are returned as stored, and the size is bounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from l2features.query.cache import WAYS, RowCache
 
 
 def rows_of(ids: Any) -> Rows:
-    """Computed rows whose every value follows from the id."""
+    """Return computed rows whose values all follow from the id."""
     ids = as_ids(ids)
     features = np.zeros(len(ids), dtype=FEATURES)
     features["label"] = ids

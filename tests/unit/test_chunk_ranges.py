@@ -1,4 +1,4 @@
-"""Ranges of ids within boxes of chunks, against a look at every chunk."""
+"""Tests of id ranges in boxes of chunks, compared with a look at every chunk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layout_of(top: int, fan_out: int = 2) -> IdLayout:
 
 
 def covered(layout: IdLayout, ranges: IdRanges) -> Chunks:
-    """Layer, x, y and z of the chunks in ranges. The ranges ascend, do not overlap, and hold whole chunks."""
+    """Return layer, x, y and z of the chunks in ranges that ascend, are disjoint and hold whole chunks."""
     found: Chunks = set()
     assert (ranges.first[1:] > ranges.last[:-1]).all()
     for first, last, chunks in zip(*(array.tolist() for array in ranges), strict=True):
@@ -47,7 +47,7 @@ def covered(layout: IdLayout, ranges: IdRanges) -> Chunks:
 
 
 def within(grid: Triple, box: ChunkBox, top: int, fan_out: int) -> Chunks:
-    """The chunks of layers 2 to ``top - 1`` of which all layer-2 chunks in the grid lie in the box."""
+    """Return the chunks of layers 2 to ``top - 1`` whose layer-2 chunks in the grid all lie in the box."""
     members: dict[tuple[int, ...], list[bool]] = {}
     for xyz in np.ndindex(*grid):
         inside = all(a <= n < b for n, a, b in zip(xyz, box.start, box.stop, strict=True))
@@ -59,7 +59,6 @@ def within(grid: Triple, box: ChunkBox, top: int, fan_out: int) -> Chunks:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_chunks_that_lie_in_a_random_box(seed: int) -> None:
-    """The box may be empty, cut anywhere and reach beyond the grid."""
     random = np.random.default_rng(seed)
     grid, fan_out = as_triple(random.integers(1, 10, 3)), int(random.integers(2, 4))
     top = next(top for top in range(3, 9) if fan_out ** (top - 2) >= max(grid))
@@ -107,7 +106,7 @@ def test_what_is_left_after_the_first_rows() -> None:
 
 
 def some_ids(random: np.random.Generator, layout: IdLayout, grid: Triple, share: float) -> Ids:
-    """This share of 50 nodes of each chunk: segments 1 to 49 and the last possible one."""
+    """Return a random share of 50 ids per chunk: segments 1 to 49 and the highest one."""
     chunks = layout.chunk_id_array(list(np.ndindex(*grid)))
     segments = as_ids([*range(1, 50), 2 ** layout.segment_bits(2) - 1])
     ids = np.sort((chunks[:, None] + segments).ravel())
@@ -116,7 +115,7 @@ def some_ids(random: np.random.Generator, layout: IdLayout, grid: Triple, share:
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.95, 1])
 def test_ranges_without_ids(share: float) -> None:
-    """All other ids remain. Of ``ids``, those in runs of fewer than `SHORTEST` consecutive ids remain too."""
+    """Check that ids outside ``ids`` stay, and runs of fewer than `SHORTEST` consecutive ids in it."""
     random, grid, layout = np.random.default_rng(5), (3, 2, 37), layout_of(8)
     ranges = ranges_within(layout, grid, ChunkBox((1, 0, 1), grid), range(2, 3), 2)
     ids = some_ids(random, layout, grid, share)

@@ -1,4 +1,4 @@
-"""The scan of a table's chunk records, which processes share through a note in the table."""
+"""Tests of the scan of a table's chunk records, which processes share through a note in the table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def put_chunks(store: Store, *nodes: int) -> None:
-    """Record chunks with so many nodes; a failed one for -1."""
+    """Record one chunk per node count; -1 stands for a failed chunk."""
     for z, count in enumerate(nodes):
         state, chunk_id = FAILED if count < 0 else DONE, GEOMETRY.chunk_id(Chunk(z % 2, 0, z // 2))
         store.put_chunk(ChunkRecord(chunk_id, state, datetime.now(UTC), max(count, 0)))

@@ -1,4 +1,4 @@
-"""The client over HTTP: tokens, retries, batches, errors."""
+"""Tests of the client over HTTP: tokens, retries, batches and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ABOUT: dict[str, Any] = {
 
 
 def answered(asked: Asked) -> Answer:
-    """The answers of a service in which all nodes are ready."""
+    """Answer as a server on which all nodes are ready."""
     if asked.path.endswith("/table/d"):
         return Answer(ABOUT)
     if asked.path.endswith("/attributes"):
@@ -46,7 +46,7 @@ def answered(asked: Asked) -> Answer:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without tokens, and retries without pauses."""
+    """Set a home directory without token files, and retry without a pause."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(http_source, "BACKOFF_S", 0.0)
     monkeypatch.setattr(http_source, "RETRIES", 2)
@@ -343,7 +343,7 @@ def test_a_skeleton_file_that_cannot_be_written_is_refused(stub: Stub, tmp_path:
 
 
 def summaries(ids: Ids) -> pa.Table:
-    """Summaries of roots; even ones are unknown."""
+    """Return summaries of roots; those with even ids are unknown."""
     known = ids % np.uint64(2) == 1
     status = pa.DictionaryArray.from_arrays((~known).astype(np.int8), ["ready", "unknown"])
     reason = pa.array(["" if has else "unknown to the graph" for has in known.tolist()], pa.string())

@@ -1,4 +1,4 @@
-"""The data sets file: valid values, defaults, and error messages."""
+"""Tests of the data sets file: valid values, defaults and error messages."""
 
 from __future__ import annotations
 

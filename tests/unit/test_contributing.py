@@ -1,4 +1,4 @@
-"""The files of contributors: their programs exist, and the workflows run what is run here."""
+"""Tests of the contributors' files: programs exist, and workflows run the same commands as contributors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ def jobs_of(workflow: str) -> dict[str, Any]:
 
 
 def runs(workflow: str) -> list[str]:
-    """The commands of a workflow."""
     jobs = jobs_of(workflow).values()
     return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
 

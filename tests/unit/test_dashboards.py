@@ -1,4 +1,4 @@
-"""The landing page, the dashboard and the route that it polls."""
+"""Tests of the landing page, the dashboard and the route that it polls."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def client(everyone: None, config: Path) -> FlaskClient:
 
 
 def state_of(client: FlaskClient, until: Callable[[Any], Any] = lambda state: state["sample"]) -> Any:
-    """The state, once it has something."""
+    """Poll the state until it fulfils ``until``."""
     end = time.monotonic() + 60
     while not until(state := client.get(STATE).json):
         assert time.monotonic() < end, state
@@ -72,7 +72,7 @@ def lines_of(state: Any, section: str) -> dict[str, str]:
 
 
 def landing_of(client: FlaskClient, **more: Any) -> str:
-    """The text of the landing page, once it has commands."""
+    """Poll the landing page until it shows commands."""
     end = time.monotonic() + 60
     while "l2_ids" not in (page := unescape(client.get(ROOT, headers={"Accept": BROWSER}, **more).text)):
         assert time.monotonic() < end, page

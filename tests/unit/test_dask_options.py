@@ -1,4 +1,4 @@
-"""Options of jobs on a Dask cluster, and what an installation without the extra says."""
+"""Tests of the options for Dask clusters, and of the error without the Dask extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docs agree with the code."""
+"""Tests of the docs: they agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a light installation lacks, and how commands say so."""
+"""Tests of the package's extras, and of commands whose extra is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Extras = dict[str, list[str]]
 
 @pytest.fixture(scope="module")
 def declared() -> Extras:
-    """Requirements by extra, those of other extras that it names included; those of no extra are ""."""
+    """Return requirements by extra, with those of the extras that it includes; "" has those of no extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
 
@@ -47,7 +47,6 @@ def names_of(requirements: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def distributions() -> dict[str, list[str]]:
-    """The distributions that each module is installed from."""
     namespaces = {"google": ["google-cloud-bigtable"], "google.pubsub_v1": ["google-cloud-pubsub"]}
     return {**packages_distributions(), **namespaces}
 

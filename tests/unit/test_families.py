@@ -1,4 +1,4 @@
-"""L2 nodes found through their parents, and what the rows of the parents lack."""
+"""Tests of finding L2 nodes through their parents, and of parents' rows that lack cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feature kernel against recordings, our own golden chunk, and the plain version in oracle.py."""
+"""Tests of the feature kernel against recordings, our golden chunk and the plain version in oracle.py."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_golden(shared: Shared, name: str) -> None:
 
 
 def check_axes(axes: np.ndarray, recorded: np.ndarray) -> None:
-    """Equal but for their signs."""
+    """Check that the axes are equal up to their signs."""
     signs = np.sign(np.sum(axes * recorded.astype(np.float64), axis=-1, keepdims=True))
     np.testing.assert_allclose(axes * signs, recorded, atol=6e-4)
 
@@ -80,7 +80,6 @@ def test_own_golden() -> None:
 
 @pytest.mark.parametrize("suffix", ["", "_v1"])
 def test_recorded_chunks(shared: Shared, suffix: str) -> None:
-    """Every recorded L2 id, from its supervoxels in a chunk filled up with zeros."""
     watershed = np.load(shared(f"cave/watershed{suffix or '_v2'}.npz"))
     recorded = json.loads(shared(f"cave/features{suffix}.json").read_text())
     nodes = json.loads(shared(f"cave/l2_children{suffix}.json").read_text())["l2"]
@@ -165,7 +164,6 @@ def test_fuzz(shape: tuple[int, int, int], resolution: tuple[float, ...], kind: 
 
 @pytest.mark.parametrize("axis", range(3))
 def test_long_distances(axis: int) -> None:
-    """Distances too long for a search row by row."""
     shape = tuple(np.roll((300, 40, 50), axis))
     volume = np.full(shape, 3, np.uint16)
     volume[tuple(np.random.default_rng(axis).integers(0, shape, (3, 3)).T)] = (1, 0, 2)
@@ -175,7 +173,7 @@ def test_long_distances(axis: int) -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("resolution", [(1, 1, 1), (4, 4, 9), (16, 16, 40), (9, 4, 4)], ids=str)
 def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]) -> None:
-    """Some or many squared distances do not fit into 16 bits."""
+    """Check labels so thick that some squared distances do not fit into 16 bits."""
     random = np.random.default_rng(5)
     for shape in [(118, 149, 30), (143, 138, 56), (70, 85, 41), (33, 290, 64)]:
         volume = np.ones(shape, np.uint32, order)
@@ -187,7 +185,7 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
 
 @pytest.mark.parametrize("shape", [(30, 31, 32), (300, 40, 5)])
 def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
-    """Squared distances of 32 bits are for thick labels, those of 64 for resolutions that hardly occur."""
+    """Check that squared distances of 32 and 64 bits give the same features as those of 16."""
     volume = make_blobs(np.random.default_rng(8), shape, 9)
     expected = compute_features(volume, (16, 16, 40)).tobytes()
     monkeypatch.setattr(distance, "_short_distances", lambda *_: None)
@@ -218,7 +216,7 @@ def test_resolutions_of_many_decimals_are_measured_by_edt(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_supervoxels(order: Literal["C", "F"]) -> None:
-    """Labels given for supervoxels have the same features as in a volume that is relabelled first."""
+    """Check that labels given for supervoxels have the features of a relabelled volume."""
     random = np.random.default_rng(4)
     volume = make_blobs(random, (50, 40, 30), 80).astype(np.uint64) * np.uint64(2**58 + 12345)
     chunk = SegmentedChunk(np.array(volume, order=order))
@@ -234,7 +232,7 @@ def test_supervoxels(order: Literal["C", "F"]) -> None:
 
 
 def test_many_ids() -> None:
-    """More labels than fit 16 bits, each its own run."""
+    """Check more labels than fit into 16 bits, each of one voxel."""
     volume = np.random.default_rng(5).permutation(100 * 50 * 20).reshape(100, 50, 20).astype(np.uint64)
     rows = compute_features(volume, (4, 4, 40))
     assert rows["label"].tolist() == list(range(1, 100_000))
@@ -282,7 +280,7 @@ def test_few_large_voxels(extents: int) -> None:
 
 @pytest.mark.parametrize("size", [624, 625])
 def test_pca_threshold(size: int) -> None:
-    """0.01 um^3 is 625 voxels here."""
+    """The threshold of 0.01 um^3 is 625 voxels here."""
     volume = np.zeros((20, 20, 4), np.uint32)
     volume.reshape(-1)[:size] = 1
     assert compute_features(volume, (20, 20, 40))["has_pca"].tolist() == [size == 625]
@@ -336,7 +334,7 @@ def test_centred_moments_of_long_volumes() -> None:
 
 
 def test_memory() -> None:
-    """The limit is that of 400 MB for 256 x 256 x 512 voxels, scaled to this volume."""
+    """The limit is 400 MB for 256 x 256 x 512 voxels, scaled to this volume."""
     volume = make_blobs(np.random.default_rng(6), (128, 128, 64), 40)
     compute_features(volume, (16, 16, 40))
     spans.release_memory()
@@ -361,7 +359,7 @@ def test_import_is_cheap() -> None:
 
 
 def test_squares_beyond_32_bits_at_the_end_of_a_chunk() -> None:
-    """Noise has labels up to the last voxel: 64-bit squared distances must not be stored beyond it."""
+    """Noise is labelled up to the last voxel; 64-bit squared distances must not be stored beyond it."""
     noise = np.random.default_rng(1).integers(0, 6, (21, 27, 21)).astype(np.uint16)
     rows = compute_features(noise, (10**6, 10**6, 10**6 + 1))
     assert rows["mean_dt_nm"].tolist() == [65504] * 5

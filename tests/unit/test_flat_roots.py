@@ -1,4 +1,4 @@
-"""Roots of a data set without a graph: its segments, against the voxels of the segmentation."""
+"""Tests of roots without a graph: segments are compared with the segmentation's voxels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Labels = np.ndarray[Any, Any]
 
 
 def random_labels(seed: int) -> Labels:
-    """Bricks of random segments, background among them, that cross chunks or end inside them."""
+    """Return bricks of random segments and background; some bricks cross chunks."""
     rng = np.random.default_rng(seed)
     bricks = rng.choice(as_ids([0, 1, 2, 3, 5, 8, 2**63 + 1]), [n // 4 for n in SIZE])
     labels = bricks.repeat(4, 0).repeat(4, 1).repeat(4, 2)
@@ -43,7 +43,6 @@ def random_labels(seed: int) -> Labels:
 
 
 def ingested(folder: Path, labels: Labels, create: bool = True) -> Ingest:
-    """The ingest of all chunks of a segmentation."""
     make_layer(folder / "ws", labels, chunk_size=CHUNK_SIZE)
     config = dataset_file(folder, folder / "ws", chunk_size=list(CHUNK_SIZE))
     ingest = prepare(load_dataset("sample", config), create=create)
@@ -58,7 +57,7 @@ def ingested(folder: Path, labels: Labels, create: bool = True) -> Ingest:
 def counted(
     ingest: Ingest, labels: Labels
 ) -> tuple[dict[int, dict[int, int]], dict[int, set[tuple[int, ...]]]]:
-    """Voxels of each segment by node, and its edges, by looking at the voxels of one chunk after another."""
+    """Return each segment's voxels by node, and its edges, counted chunk by chunk."""
     voxels: dict[int, dict[int, int]] = {}
     nodes: dict[tuple[Chunk, int], int] = {}
     parts: dict[Chunk, Labels] = {}
@@ -84,7 +83,7 @@ def counted(
 
 
 def check(ingest: Ingest, labels: Labels) -> None:
-    """Nodes, edges and volumes of all segments are those of the voxels."""
+    """Check that nodes, edges and volumes of all segments match the voxels."""
     voxels, edges = counted(ingest, labels)
     geometry = ingest.geometry
     with closing(open_dataset_graph(ingest.dataset)) as graph, closing(ingest.open_store()) as store:
@@ -186,7 +185,7 @@ def test_edges_are_those_of_rows_that_have_been_read(
 
 # ------------------------------------------------------------------ tables of older versions
 def forget_index(ingest: Ingest) -> Store:
-    """Turn the table into one of the version before the index; returns its store."""
+    """Delete the segment index, which older code did not write, and open the store."""
     with closing(sqlite3.connect(ingest.dataset.store.removeprefix("sqlite://"))) as db:
         db.executescript("DROP TABLE 'l2cache_sample.segments'; DELETE FROM notes")
     return ingest.open_store()

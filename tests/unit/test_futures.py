@@ -1,4 +1,4 @@
-"""Calls that threads share."""
+"""Tests of calls that threads share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from l2features.core.futures import Beside, SharedCalls
 
 
 class Calls:
-    """A call that takes a while, and counts."""
+    """A slow callable that counts its calls; the first one may fail."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.count, self.failure, self.begun = 0, failure, threading.Event()
@@ -29,7 +29,7 @@ class Calls:
 
 
 def at_once(call: Calls, usable: Callable[[int], bool] = lambda _: True) -> tuple[object, int]:
-    """The results of a call, and of one with the same key that begins while it runs."""
+    """Return the results of two calls with the same key, the second made while the first runs."""
     shared = SharedCalls()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(shared.run, "key", call, usable)

@@ -1,4 +1,4 @@
-"""Nodes that are cut out of a chunk have the bytes that the whole chunk gives them."""
+"""Tests of nodes cut out of a chunk: their bytes equal those from the whole chunk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = 2**63 + 1
 
 
 def supervoxels(seed: int, shape: Shape, order: Literal["C", "F"]) -> np.ndarray:
-    """Blobs and background; a voxel or two of a supervoxel may lie anywhere."""
+    """Return blobs as supervoxels, with background and up to three stray voxels."""
     random = np.random.default_rng(seed)
     blobs = make_blobs(random, shape, int(random.integers(1, 25))).astype(np.uint64)
     stray = random.integers(0, blobs.size, 3)
@@ -31,7 +31,7 @@ def supervoxels(seed: int, shape: Shape, order: Literal["C", "F"]) -> np.ndarray
 
 
 def alone(volume: np.ndarray, label: int, members: list[int], resolution: tuple[float, ...]) -> bytes:
-    """The row of a node in a whole chunk in which there is nothing else."""
+    """Return the bytes of the row of a node that is alone in its chunk."""
     mask = np.isin(volume, np.array(members, np.uint64)) & (volume != 0)
     return compute_features(np.where(mask, np.uint64(label), np.uint64(0)), resolution).tobytes()
 
@@ -61,7 +61,6 @@ def test_groups_have_the_bytes_of_the_whole_chunk(
 def test_a_whole_grouping_has_the_bytes_of_the_batch(
     seed: int, shape: Shape, resolution: tuple[float, ...], n: int
 ) -> None:
-    """Whether its groups are computed together or one by one."""
     chunk = SegmentedChunk(supervoxels(seed, shape, "F"))
     labels = np.random.default_rng(seed).integers(1, n + 1, len(chunk.ids)).astype(np.uint64)
     groups = {int(label): chunk.ids[labels == label] for label in np.unique(labels)}
@@ -73,7 +72,6 @@ def test_a_whole_grouping_has_the_bytes_of_the_batch(
 
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_many_large_nodes_at_once_and_the_same_one_by_one(resolution: tuple[float, ...]) -> None:
-    """Groups with large boxes are computed together, but those that share a supervoxel one after another."""
     chunk = SegmentedChunk(np.random.default_rng(5).integers(0, 40, (33, 20, 18)).astype(np.uint16))
     random = np.random.default_rng(6)
     groups = {label: random.choice(chunk.ids, 4, replace=False) for label in range(1, 30)}
@@ -134,7 +132,7 @@ def test_boxes_and_what_is_cut_out(seed: int, shape: Shape, data: st.DataObject)
 
 
 def paint(runs: Runs, table: np.ndarray) -> np.ndarray:
-    """The volume of runs, voxel by voxel."""
+    """Return the volume that the runs describe, with labels from ``table``."""
     out = np.zeros(runs.shape, np.uint32, order="F")
     lines = out.reshape(runs.shape[0], -1, order="F")
     for line, (first, end) in enumerate(itertools.pairwise(runs.offsets.tolist())):

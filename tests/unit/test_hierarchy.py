@@ -1,4 +1,4 @@
-"""Layers above L2 nodes, and the parts in which an object can be split."""
+"""Tests of the layers above L2 nodes, and of the parts into which an object can be split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def named(chunk_id: int, made: Counter[int]) -> int:
 
 
 def tree(nodes: list[int], ends: list[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
-    """The children of each node above layer 2, which is named by its layer and its chunk's x."""
+    """Return the children of each node above layer 2, by its layer and its chunk's x."""
     pairs = np.array(ends, dtype=np.uint64).reshape(-1, 2)
     supervoxels = pairs - np.uint64(1 << 56)
     made: Counter[int] = Counter()
@@ -70,7 +70,7 @@ def test_a_chain_nests_by_two() -> None:
 
 
 def test_a_node_skips_to_the_layer_of_its_first_edge() -> None:
-    """Chunks 3 and 4 meet in layer 4, so that nothing is made of them in layer 3."""
+    """Chunks 3 and 4 have no common parent below layer 5, so their nodes skip layer 3."""
     found = tree([node(3), node(4)], [(node(3), node(4))])
     assert found == {(4, 0): [node(3)], (4, 1): [node(4)], (5, 0): found[5, 0]}
     assert {child >> 56 for child in found[5, 0]} == {4}
@@ -102,7 +102,7 @@ def test_nodes_of_supervoxels() -> None:
     ],
 )
 def test_parts_that_only_a_node_connects(edges: list[tuple[int, int]], parts: list[list[int]]) -> None:
-    """Supervoxels 1 to 3 of a node, and nodes of one supervoxel in chunks 0 and 4."""
+    """Check a node of supervoxels 1 to 3 beside nodes of one supervoxel in chunks 0 and 4."""
     ids = {number: supervoxel(2, number) for number in (1, 2, 3)} | {x: supervoxel(x) for x in (0, 4)}
     both = [(ids[a], ids[b]) for pair in edges for a, b in (pair, pair[::-1])]
     others = {node(x): as_ids([ids[x]]) for x in (0, 4)}
@@ -112,7 +112,6 @@ def test_parts_that_only_a_node_connects(edges: list[tuple[int, int]], parts: li
 
 
 def chunk_of(x: int, labels: list[list[int]]) -> SampleChunk:
-    """A chunk of 1 x 2 x 2 voxels."""
     array: Ids = np.array([labels], dtype=np.uint64)
     place = np.array([x, 0, 0])
     return SampleChunk(Chunk(x, 0, 0), place, place + array.shape, array, {})

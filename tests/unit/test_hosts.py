@@ -1,4 +1,4 @@
-"""The names by which clients know the server."""
+"""Tests of the host names that the server trusts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ VIEW = f"{API}/view"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """A client of a server with two names."""
     roots, names = random_roots((3,)), "l2.example.org .other.org"
     with pytest.MonkeyPatch.context() as patch:
         yield neuron_api(tmp_path_factory.mktemp("hosts"), patch, roots, trusted_hosts=names).client

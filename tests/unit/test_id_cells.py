@@ -1,4 +1,4 @@
-"""Cells of ids: the lists of many nodes at once."""
+"""Tests of reading many nodes' lists of ids from cells at once."""
 
 from __future__ import annotations
 

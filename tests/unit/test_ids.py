@@ -1,4 +1,4 @@
-"""Node ids: layers, chunk coordinates, chunk ids and row keys."""
+"""Tests of node ids: layers, chunk coordinates, chunk ids and row keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUTS = pytest.mark.parametrize(
 
 
 def assemble(layout: IdLayout, layer: int, xyz: tuple[int, int, int], segment: int) -> int:
-    """An id put together from the definition, with Python's integers."""
+    """Assemble an id field by field from the definition, with Python's integers."""
     node, left = layer, 64 - layout.layer_bits
     per_axis = layout.spatial_bits[layer]
     for value, bits in zip(xyz, [per_axis] * 3 if isinstance(per_axis, int) else per_axis, strict=True):

@@ -1,4 +1,4 @@
-"""Runs of a job by an executor without processes: which outcomes are retried, given up, or end the run."""
+"""Tests of job runs with an executor without processes: retries, chunks given up, and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLY = Chunk(7, 0, 0)
 
 
 class Toy:
-    """An executor of three chunks at a time, whose outcomes ``end`` decides."""
+    """An executor that runs three chunks at a time; ``end`` returns their outcomes."""
 
     def __init__(self, end: Callable[[Chunk], list[AttemptEnd]]) -> None:
         self.end = end
@@ -50,7 +50,7 @@ class Toy:
 
 
 def run(folder: Path, end: Callable[[Chunk], list[AttemptEnd]]) -> tuple[Toy, list[object], JobRun[object]]:
-    """A run of the job of `BOX`; its executor, its results."""
+    """Return an executor, its list of results, and a run of the job of `BOX`."""
 
     def pending(_: Store, first: int, last: int) -> list[Chunk]:
         return [Chunk(*xyz) for xyz in BOX.positions(first, last).tolist()]
@@ -93,7 +93,7 @@ def test_a_chunk_is_given_up_after_three_deaths(tmp_path: Path, each: int, attem
 
 
 def test_workers_that_die_before_they_receive_a_chunk(tmp_path: Path) -> None:
-    """Some do no harm, if chunks are done in between; four in a row end the run."""
+    """Check that deaths between finished chunks do no harm, and that four in a row end the run."""
     seen = list[Chunk]()
 
     def some(chunk: Chunk) -> list[AttemptEnd]:

@@ -1,4 +1,4 @@
-"""Results of roots in cells of a table, and in a cache before them."""
+"""Tests of roots' results stored in a table's cells, and of the cache in front of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kept_roots(cells: CellTable, write: bool = True, cache_bytes: int = 0) -> Ke
 
 
 def of(kind: ResultKind, n: int, seed: int = 0) -> np.ndarray:
-    """Random items."""
+    """Return ``n`` random items."""
     raw = np.random.default_rng(seed).bytes(n * int(np.prod(kind.shape, dtype=int)) * kind.dtype.itemsize)
     return np.frombuffer(raw, kind.dtype).reshape(n, *kind.shape)
 

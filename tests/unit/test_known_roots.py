@@ -1,4 +1,4 @@
-"""The cache of roots, and walks among the nodes of a box."""
+"""Tests of the cache of roots, and of walks among the nodes of a box."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOP = 6
 
 
 class Reads:
-    """Roots that are ten times the id, and the ids that were read."""
+    """Return ten times each id as its root, and record the ids that were read."""
 
     def __init__(self) -> None:
         self.ids: list[list[int]] = []
@@ -61,7 +61,7 @@ def test_a_failed_read_leaves_the_cache_as_it_was() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_walks_end_where_the_nodes_do(seed: int) -> None:
-    """Parents may be of any higher layer; those of half of the upper nodes are unknown."""
+    """Parents lie in any higher layer; those of half of the upper nodes are unknown."""
     random = np.random.default_rng(seed)
     layers = [
         (np.uint64(layer) << np.uint64(56)) + np.arange(1, 200, dtype=np.uint64) for layer in (2, 3, 4, 5)

@@ -1,4 +1,4 @@
-"""Which packages may import which."""
+"""Tests of the allowed imports between packages."""
 
 from __future__ import annotations
 
@@ -42,13 +42,11 @@ WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subpro
 
 @cache
 def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    """The imports of a file, anywhere in it."""
     nodes = ast.walk(ast.parse(path.read_text()))
     return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Top-level packages that a file imports."""
     for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -71,7 +69,7 @@ def test_core_and_kernel_do_no_io(room: str) -> None:
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
-    """The rooms of `l2features` that a file imports relatively, without its own room."""
+    """Yield the subpackages of `l2features` that a file imports relatively, except its own."""
     parts = path.relative_to(ROOT).parts[:-1]
     for node in import_statements(path):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -102,7 +100,7 @@ def floor_of(room: str) -> int:
 
 
 def test_names_of_modules_and_public_classes_occur_once() -> None:
-    """Except `base`, the protocol of a package, and the modules that re-export one for users."""
+    """Exempt are `base`, the protocol of a package, and modules that re-export for users."""
     paths = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
     own = [path for path in paths if path.parent != ROOT / "l2features" and path.name not in ALLOWED_TWICE]
     modules = Counter(path.stem for path in own)

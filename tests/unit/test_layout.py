@@ -1,4 +1,4 @@
-"""Id layouts of data sets without a graph: bits by axis, and tables that keep theirs."""
+"""Tests of id layouts without a graph: bits per axis, and tables that keep their layout."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def long_volume(tmp_path: Path) -> Dataset:
 
 
 def segments_after_ingest(dataset: Dataset, chunk: Chunk) -> tuple[Geometry, list[int]]:
-    """Ingest one chunk; the geometry, and the ids in the table."""
+    """Ingest one chunk, and return the geometry and the chunk's ids in the table."""
     ingest = prepare(dataset, create=True)
     store, geometry = ingest.open_store(), ingest.geometry
     save_chunk(store, geometry, compute_chunk(ingest.open_source(), chunk))
@@ -121,7 +121,7 @@ def test_a_long_volume_has_room_for_its_segments(long_volume: Dataset) -> None:
 
 
 def test_a_table_that_exists_keeps_its_layout(long_volume: Dataset) -> None:
-    """Earlier commits gave each axis of this table 17 bits."""
+    """Older code gave each axis of this table 17 bits."""
     old = IdLayout({2: 17})
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), LONG, (64, 8, 8), old)
     store = open_store(long_volume.store, long_volume.l2cache_id)
@@ -133,7 +133,7 @@ def test_a_table_that_exists_keeps_its_layout(long_volume: Dataset) -> None:
 
 
 def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_path: Path) -> None:
-    """A segmentation in the wrong unit, and a graph whose own chunks are too large."""
+    """Check a segmentation in the wrong unit, and a graph whose chunks are too large."""
     dataset = Dataset(
         name="d",
         cv_path=f"file://{tmp_path}",

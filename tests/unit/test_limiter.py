@@ -1,4 +1,4 @@
-"""Concurrency limits of a process."""
+"""Tests of a process's concurrency limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages as they are sent: what is decoded."""
+"""Tests of decoding messages."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_arrays_of_older_protocols(protocol: int, core: bytes) -> None:
 
 
 def encoded(text: bytes, encoding: bytes = b"latin1", times: int = 1) -> bytes:
-    """An edit with calls of ``_codecs.encode``, all with the same arguments."""
+    """Return an edit with ``times`` equal calls of ``_codecs.encode``."""
     args = b"X" + len(text).to_bytes(4, "little") + text + b"X\x06\0\0\0" + encoding + b"\x86q\x010"
     calls = b"h\x00h\x01R" * times
     return b"\x80\x02}X\x0c\0\0\0new_lvl2_ids](c_codecs\nencode\nq\x000" + args + calls + b"es."
@@ -199,7 +199,7 @@ def test_an_edit_needs_nothing_but_its_ids() -> None:
 
 
 def test_attributes_tell_the_kind_and_the_length_does_not() -> None:
-    """The older worker took every payload of a multiple of 8 bytes for ids."""
+    """PCGL2Cache's worker took every payload of a multiple of 8 bytes for ids."""
     payload = pickle.dumps({"new_lvl2_ids": [NODE], "pad": "xxx"}, 4)
     assert len(payload) % 8 == 0
     for attributes in (EDIT, {"table_id": "a"}, {"table_id": "a", "remesh": "true"}):

@@ -1,4 +1,4 @@
-"""Hostile and damaged edits: each is a request or a named error, and nothing else happens."""
+"""Tests of hostile and damaged edits: each is a request or a named error, without side effects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.messages import EDIT, GEOMETRY, NODE, edit, refusal
 
 
 class Evil:
-    """Unpickling it makes the file ``path``."""
+    """Unpickling it creates the folder ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +56,7 @@ PIECES = [
 
 
 def decoded(data: bytes, attributes: dict[str, str]) -> NodeRequest | None:
-    """The request, which must be a sound one, or None for a named error."""
+    """Return the request, after checking it, or None for a named error."""
     problem, request = "", None
     try:
         request = decode(data, attributes)

@@ -1,4 +1,4 @@
-"""The L2 graph of a root, and the measures of many graphs at once."""
+"""Tests of the L2 graph of a root, and of the measures of many graphs at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.neurons import graph_at, random_tree
 
 
 def sorted_graph(positions: np.ndarray, edges: np.ndarray, root: int = 7) -> NeuronGraph:
-    """A graph as the reader makes it: ids are sorted, and edges are pairs of ids."""
+    """Return a graph in the reader's form: ids are sorted, and edges are pairs of ids."""
     graph = graph_at(positions, edges, root=root)
     order = np.argsort(graph.node_ids)
     pairs = np.sort(graph.node_ids[graph.edges], axis=1)
@@ -58,7 +58,7 @@ def test_components_are_numbered_by_size() -> None:
 
 # ------------------------------------------------------------------ measures
 def graphs_of_many_roots() -> list[NeuronGraph]:
-    """Roots of one and of several components, of one node, without edges; some nodes are missing."""
+    """Return graphs of one or several components, of one node, without edges, or with missing nodes."""
     made = [sorted_graph(*random_tree(n, seed=n), root=n) for n in (60, 1, 200, 2)]
     positions, edges = random_tree(80, seed=9)
     made.append(sorted_graph(positions, edges[edges.max(axis=1) < 70], root=5))

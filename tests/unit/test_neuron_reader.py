@@ -1,4 +1,4 @@
-"""Summaries of roots are read from what is kept, or computed; what is kept is never wrong."""
+"""Tests of summaries of roots: they are read from the store or computed, and stored ones are never wrong."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_incomplete_summaries_are_never_kept(setting: Setting) -> None:
 
 
 def rewrite(setting: Setting, ids: Ids, seed: int) -> None:
-    """Replace rows as a job does that computes them again."""
+    """Replace these nodes' rows, as a job does that recomputes them."""
     with Rewriting(setting.table).open():  # type: ignore[arg-type]
         features = features_of(ids, seed)
         features["rep_coord_nm"] %= np.array([64, 64, 32], dtype=np.uint16)

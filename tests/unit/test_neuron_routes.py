@@ -1,4 +1,4 @@
-"""The routes of roots: status, summaries, nodes and graphs; what is missing, and what is refused."""
+"""Tests of the routes of roots: status, summaries, nodes, graphs, missing nodes and errors."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
-    """One `api` for all tests that change nothing."""
+    """Yield a server shared by the tests that change nothing."""
     with pytest.MonkeyPatch.context() as patch:
         yield neuron_api(tmp_path_factory.mktemp("api"), patch, ROOTS, max_root_nodes=50, max_roots=5)
 
 
 def without(api: NeuronApi, ids: Ids) -> None:
-    """Delete rows."""
+    """Delete these nodes' rows."""
     for node in ids.tolist():
         api.store.delete(node, node)
 

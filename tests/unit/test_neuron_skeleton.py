@@ -1,4 +1,4 @@
-"""Skeletons: a real neuron as pcg_skel makes it, components, joins, radii, and roots of little to follow."""
+"""Tests of skeletons: a real neuron as in pcg_skel, components, joins, radii, and tiny roots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALONG = np.stack([np.arange(39), np.arange(1, 40)], axis=1)
 
 
 def check_is_forest(skeleton: Skeleton) -> None:
-    """Each vertex leads to one root, along edges that are unique."""
+    """Check that each vertex leads to a root along unique edges."""
     at = np.arange(len(skeleton))
     for _ in range(len(skeleton)):
         if (skeleton.parents[at] < 0).all():
@@ -56,7 +56,7 @@ def test_a_real_neuron(shared: Shared, kind: str, options: dict[str, Any]) -> No
 
 
 def ours_nodes(graph: NeuronGraph, skeleton: Skeleton) -> np.ndarray:
-    """The node of each vertex: ids of `graph_at` are not sorted."""
+    """Return the index of each vertex's node; ids of `graph_at` are not sorted."""
     order = np.argsort(graph.node_ids)
     return order[np.searchsorted(graph.node_ids, skeleton.l2_ids, sorter=order).clip(max=len(graph) - 1)]
 
@@ -100,7 +100,7 @@ def test_every_node_is_near_its_vertex(seed: int, invalidation: float) -> None:
 
 
 def test_equal_targets_are_taken_in_their_order() -> None:
-    """A star with arms of equal length: the same skeleton in every run, and from every order of the edges."""
+    """Check that a star with equal arms has the same skeleton for every order of its edges."""
     arms = np.concatenate([np.arange(1, 11)[:, None] * 1000 * np.array(d) for d in np.eye(3, dtype=int)])
     star = np.concatenate([[[0, 0, 0]], arms])
     edges = np.concatenate(
@@ -154,7 +154,6 @@ def test_components_do_not_change_each_other() -> None:
 
 
 def test_components_are_joined_only_when_asked_and_marked() -> None:
-    """Three lines along x: the gaps are between their nearest ends."""
     positions = np.concatenate([LINE, np.add(LINE, [45_000, 0, 0]), np.add(LINE, [45_000, 3000, 0])])
     graph = graph_at(positions, np.concatenate([ALONG, ALONG + 40, ALONG + 80]))
     apart, joined = skeletonize(graph), skeletonize(graph, join=True)
@@ -249,7 +248,7 @@ def test_a_long_chain_of_missing_nodes_takes_the_centres_of_its_chunks() -> None
 
 # ------------------------------------------------------------------ radii
 def test_radii_of_vertices_and_segments() -> None:
-    """A path of 10 edges with a branch of 5 in its middle: three segments of 5 edges."""
+    """A path of 10 edges with a branch of 5 in its middle has three segments of 5 edges."""
     path = np.stack([np.arange(11) * 2000, np.zeros(11), np.zeros(11)], axis=1)
     branch = np.stack([np.full(5, 10_000), np.arange(1, 6) * 2000, np.zeros(5)], axis=1)
     edges = [*([i, i + 1] for i in range(10)), [5, 11], *([i, i + 1] for i in range(11, 15))]

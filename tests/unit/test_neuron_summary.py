@@ -1,4 +1,4 @@
-"""Summaries of roots against sums in plain Python, node by node."""
+"""Tests of summaries of roots against sums in plain Python, node by node."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOTHING: dict[str, Any] = {m.name: None if m.dtype.kind == "f" else 0 for m in S
 
 
 def nodes_of_roots(counts: list[int] = COUNTS, seed: int = 0) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """Random nodes of every status, one after another by root: rows, status, starts."""
+    """Return rows, status and starts of random nodes of every status, grouped by root."""
     rng, n = np.random.default_rng(seed), sum(counts)
     features = np.zeros(n, dtype=FEATURES)
     chunks = rng.integers(0, GEOMETRY.grid, (n, 3))
@@ -129,7 +129,7 @@ def test_no_roots() -> None:
 
 
 def test_attributes_that_a_row_lacks() -> None:
-    """An area that is absent adds nothing; other measures keep the node."""
+    """Check that a missing area adds nothing, and that the node's size still counts."""
     rows, status, starts = nodes_of_roots([3])
     status[:] = Status.READY
     rows.present[:] = True

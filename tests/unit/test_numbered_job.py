@@ -1,4 +1,4 @@
-"""Jobs whose units have numbers."""
+"""Tests of jobs whose units have numbers."""
 
 from __future__ import annotations
 

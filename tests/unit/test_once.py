@@ -1,4 +1,4 @@
-"""What the workers of a run share is made once, and again after a failure."""
+"""Tests of `once`: workers of a run make something once, and again after a failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ Share = Callable[[Callable[[Path], object]], Path]
 
 @pytest.fixture
 def share(tmp_path_factory: pytest.TempPathFactory) -> Share:
-    """`once` with a name that no other test has."""
     name = uuid4().hex
     return lambda make: once(tmp_path_factory, name, make)
 

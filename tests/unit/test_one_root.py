@@ -1,4 +1,4 @@
-"""Nodes and graph of one root, and requests for it at once."""
+"""Tests of the nodes and the graph of one root, and of simultaneous requests for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, true of the server; and the page that shows it."""
+"""Tests of the OpenAPI document, which is valid, complete and true of the server, and of its page."""
 
 from __future__ import annotations
 
@@ -46,13 +46,12 @@ def app_of(config: Path, **limits: Any) -> OpenAPI:
 
 
 def document_of(app: OpenAPI) -> dict[str, Any]:
-    """The document, as `register_document` gives it, whatever the authentication says."""
+    """Return the OpenAPI document without authenticating."""
     return app.view_functions["openapi"]().get_json()
 
 
 @pytest.fixture(scope="module")
 def app(config: Path) -> Iterator[OpenAPI]:
-    """The app where everyone may read everything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api.app.auth_disabled", lambda: True)
         patch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
@@ -68,7 +67,6 @@ def document(app: OpenAPI) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def with_tokens(config: Path) -> dict[str, Any]:
-    """The document of an app that asks for tokens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api.app.auth_disabled", lambda: False)
         app = app_of(config)
@@ -189,7 +187,7 @@ def test_examples_are_what_they_are_examples_of(document: dict[str, Any]) -> Non
 
 
 def examples_of(operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Status, schema and value of each example of an error response."""
+    """Yield status, schema and value of each example of an error response."""
     for status, response in operation["responses"].items():
         content = response.get("content", {}).get(JSON, {})
         if status >= "400":
@@ -250,7 +248,7 @@ def test_answers_are_as_described(app: OpenAPI, document: dict[str, Any], query:
 def test_the_time_of_a_data_set_is_named_for_what_it_is(
     tmp_path: Path, document: dict[str, Any], graph: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time of the graph, or the clock at the ingest where there is no graph."""
+    """Check that it is `timestamp` with a graph, and `ingested_at` without one."""
     monkeypatch.setattr("api.app.auth_disabled", lambda: True)
     monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
     config = small_table(tmp_path)

@@ -1,4 +1,4 @@
-"""The state of a table at a glance: the map of its chunks, a sample of its nodes, the history of its lags."""
+"""Tests of a table's overview: the map of chunks, a sample of nodes, and the history of lags."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def geometry_of(grid: Triple) -> Geometry:
 
 
 def records_of(geometry: Geometry, n: int) -> list[ChunkRecord]:
-    """Records of ``n`` random chunks: failed, empty and with nodes."""
+    """Return records of up to ``n`` random chunks: failed, empty and with nodes."""
     random = np.random.default_rng(1)
     chunks = np.unique(random.integers(0, geometry.grid, (n, 3)), axis=0)
     kinds = random.integers(0, 3, len(chunks)).tolist()

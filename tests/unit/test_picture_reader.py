@@ -1,4 +1,4 @@
-"""What is kept of pictures."""
+"""Tests of `PictureReader`: stored skeletons, and lists of nodes that may be cached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NODES = NODE_LAYERS["nodes"]
 
 
 class Setting:
-    """A table and a graph, and readers of them, each as of a new process."""
+    """A table and a graph; `pictures` returns a reader as in a new process."""
 
     def __init__(self, permanent: bool = True) -> None:
         self.table, self.graph = table_of(ROOTS), KnownGraph(ROOTS, permanent)
@@ -34,7 +34,7 @@ class Setting:
         return PictureReader(NeuronReader(rows, graph, keep=True, cache_bytes=cache_bytes))
 
     def reads(self) -> int:
-        """The number of reads of rows since the last call of this."""
+        """Return the number of row reads since the last call."""
         found = len(self.table.reads)
         self.table.reads = []
         return found

@@ -1,4 +1,4 @@
-"""The routes of pictures: bytes, what browsers may keep, what is missing, and what is refused."""
+"""Tests of the routes of Neuroglancer layers: bytes, caching by browsers, and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
 
 @pytest.fixture(scope="module")
 def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
-    """One `api` for all tests that change nothing."""
+    """Yield a server shared by the tests that change nothing."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("pictures")
         yield neuron_api(folder, patch, ROOTS, max_root_nodes=50, max_roots=3)
@@ -42,7 +42,6 @@ def decoder(api: NeuronApi, layer: str = "nodes") -> Decoder:
 
 
 def ready(api: NeuronApi, root: int) -> list[int]:
-    """The nodes of a root that have features."""
     rows: Rows = api.store.read(ROOTS[root])
     return rows.ids[rows.found & ~rows.not_computed].tolist()
 

@@ -1,4 +1,4 @@
-"""The bytes of layers: records, lists and skeletons, decoded value by value."""
+"""Tests of the bytes of Neuroglancer layers: records, lists and skeletons, decoded value by value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NODES, AXES = NODE_LAYERS["nodes"], NODE_LAYERS["axes"]
 
 @pytest.fixture
 def rows() -> Rows:
-    """Rows of which one is missing, every seventh is empty, and every third has no axes."""
+    """Return rows of which one is missing, every seventh is empty, and every third has no axes."""
     found = Rows.complete(features_in_chunks(IDS))
     found.present[10] = False
     return found
@@ -81,7 +81,7 @@ def test_info_leaves_nothing_out() -> None:
 
 @pytest.mark.parametrize(("grid", "has_overview"), [((16, 16, 16), False), ((100, 100, 50), True)])
 def test_a_view_of_many_chunks_reads_none(grid: tuple[int, ...], has_overview: bool) -> None:
-    """Neuroglancer reads no finer level once the overview's limit has the density that it wants."""
+    """Neuroglancer reads no finer level once the overview's limit has the wanted density."""
     size = tuple(np.multiply(grid, GEOMETRY.chunk_size).tolist())
     geometry = replace(GEOMETRY, voxel_size=size)
     info = NODES.annotations.info(geometry, [ROOT], 300)
@@ -131,7 +131,7 @@ def test_axes_are_rods_along_the_first_principal_axis(rows: Rows) -> None:
 
 
 def test_a_rod_is_as_long_as_its_axis() -> None:
-    """A rod of 1 x 1 x 30 voxels along z: its line is as long as itself."""
+    """Check that the line of a rod of 1 x 1 x 30 voxels is as long as the rod."""
     row = np.zeros(1, FEATURES)
     row["label"], row["size_nm3"], row["rep_coord_nm"], row["has_pca"] = 2 << 56 | 1, 30, (1, 1, 15), True
     places = (np.arange(30) - 14.5) * 40

@@ -1,4 +1,4 @@
-"""Which routes need a token, and what the log says of tokens."""
+"""Tests of the routes that need a token, and of tokens in the log."""
 
 from __future__ import annotations
 

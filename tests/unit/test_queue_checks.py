@@ -1,4 +1,4 @@
-"""What `l2features doctor` says of topics and subscriptions, by a stand-in for Google's clients."""
+"""Tests of the topic and subscription checks of `l2features doctor`, with a fake Pub/Sub client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOPIC, SUBSCRIPTION = "projects/p/topics/edits", "projects/p/subscriptions/l2-ed
 
 
 def client(found: Any, allowed: Any) -> Any:
-    """A client whose calls return these values, or raise them."""
+    """Return a client whose calls return or raise these values."""
 
     def returns(value: Any) -> Any:
         def call(**_: Any) -> Any:

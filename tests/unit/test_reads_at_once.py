@@ -1,4 +1,4 @@
-"""Edges are read, and L2 ids written, while rows are read; what fails or hangs there fails as before."""
+"""Tests of reading edges and writing L2 ids while rows are read, and of failures meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG_S = 10.0
 
 
 class Gate:
-    """Replaces a method by one that waits until it may go on, and counts."""
+    """Make a method wait until `open` is set, and count its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
         self.entered, self.open, self.calls = threading.Event(), threading.Event(), 0
@@ -50,7 +50,6 @@ def write(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 def when_rows_are_read(setting: Setting, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
-    """Call ``act`` before each read of rows."""
     original = setting.table.read
 
     def read(*arguments: Any) -> Rows:

@@ -1,4 +1,4 @@
-"""Which ids were published lately: exact to the interval, bounded, by table."""
+"""Tests of recently published ids: exact to the interval, bounded, and separate for each table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_like_a_list_of_times(steps: list[tuple[str, set[int], float, bool]]) -> None:
-    """Against the reference: what was added, with its time."""
+    """Compare with a dictionary of the time at which each id was added."""
     recent, now = RecentIds(INTERVAL), 0.0
     added: dict[tuple[str, int], float] = {}
     for table, wanted, pause, forget in steps:
@@ -66,7 +66,6 @@ def test_ids_added_again_are_not_forgotten() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Two tables and many small and large calls."""
     recent = RecentIds(INTERVAL, capacity=10_000)
     rng = np.random.default_rng(0)
     for step in range(2_000):

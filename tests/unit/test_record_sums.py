@@ -1,4 +1,4 @@
-"""Sums over the cells of chunks' records equal those over the records one by one."""
+"""Tests of sums over the cells of chunk records, compared with sums record by record."""
 
 from __future__ import annotations
 

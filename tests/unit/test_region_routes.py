@@ -1,4 +1,4 @@
-"""The routes of chunks and bounds."""
+"""Tests of the routes of chunks and bounds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
-    """One `api` for all tests that change nothing."""
+    """Yield a server shared by the tests that change nothing."""
     with pytest.MonkeyPatch.context() as patch:
         yield neuron_api(tmp_path_factory.mktemp("api"), patch, ROOTS, max_chunks=500, max_ids=150)
 
@@ -48,7 +48,7 @@ def features(api: NeuronApi, ids: Ids) -> Any:
 
 
 def test_bounds_that_take_long_are_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever ends first: the request's time limit, or that of its read."""
+    """Check the time limit of the request, and that of its read."""
     slow = neuron_api(tmp_path, monkeypatch, ROOTS, max_chunks=500, root_timeout_s=0.2)
     scan = type(slow.store).scan_chunk
 

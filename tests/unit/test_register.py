@@ -1,4 +1,4 @@
-"""``l2features register`` against a stand-in for the auth service."""
+"""Tests of ``l2features register`` against a fake auth service."""
 
 from __future__ import annotations
 

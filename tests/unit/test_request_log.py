@@ -1,4 +1,4 @@
-"""Each request is logged once, when its response is closed, and its response is not kept for the log."""
+"""Tests of the request log: one line when a response is closed, and no reference to the response."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_each_request_is_logged_once(
 
 
 def test_a_response_is_freed_once_it_is_closed(caplog: pytest.LogCaptureFixture) -> None:
-    """A cycle would keep bodies of many MB until the next full garbage collection."""
+    """A reference cycle would keep bodies of many MB until the next full garbage collection."""
     app, made = Flask(__name__), []
     observe(app, [])
 

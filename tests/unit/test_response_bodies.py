@@ -1,4 +1,4 @@
-"""When bodies are gzipped, and that their parts are made one after the other."""
+"""Tests of gzipped response bodies, whose parts are made one after the other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_other_json_is_gzipped(parts: list[bytes]) -> None:
 
 
 def test_a_short_first_part_does_not_gather_the_others() -> None:
-    """The text of a version's rows begins with a short part."""
+    """Check that at most two parts are in memory at once."""
     made: list[weakref.ref[memoryview]] = []
 
     def parts() -> Iterator[Piece]:

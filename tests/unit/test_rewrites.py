@@ -1,4 +1,4 @@
-"""The generation of a table's rows, which changes whenever rows are replaced."""
+"""Tests of the generation of a table's rows, which changes whenever rows are replaced."""
 
 from __future__ import annotations
 

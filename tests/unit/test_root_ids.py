@@ -1,4 +1,4 @@
-"""Files of root ids: lines, CSV columns, and what is refused with the line's number."""
+"""Tests of files of root ids: lines, CSV columns, and errors with the line's number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The causes by which `l2features doctor` explains a wrong row."""
+"""Tests of the causes by which `l2features doctor` explains a wrong row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows: their cells as bytes, both ways, and their columns as they are served."""
+"""Tests of rows: encoding to cells, decoding, and columns as served."""
 
 from __future__ import annotations
 

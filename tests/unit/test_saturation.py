@@ -1,4 +1,4 @@
-"""Values that their stored type cuts off: which they are, and how they are counted."""
+"""Tests of finding and counting values that are cut off at the limit of their stored type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of schedules: their commands and options are those of the job."""
+"""Tests of the examples of schedules: their commands and options are valid for the job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CRON = re.compile(r"([0-9*,/-]+ ){4}[0-9*,/-]+")
 
 
 def check_options(words: list[str]) -> None:
-    """A command line is one that the job takes; it renews the newest version, in a well-formed folder."""
+    """Check that the job accepts the options and renews the latest version in a valid folder."""
     args, flags = materialize.parse(words)
     assert flags == []
     assert (args.dataset, args.timestamp, args.base) == ("minnie", "today", "latest")

@@ -1,4 +1,4 @@
-"""`l2features serve --cave` needs a graph in Bigtable. It checks no tokens, so none may be required."""
+"""Tests of `l2features serve --cave`, which needs a graph in Bigtable and refuses authentication."""
 
 from __future__ import annotations
 

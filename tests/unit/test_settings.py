@@ -1,4 +1,4 @@
-"""The settings of the server, from its environment."""
+"""Tests of the server's settings from environment variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several names of data sets for one table, as PCGL2Cache's virtual tables."""
+"""Tests of several data set names for one table, as PCGL2Cache's virtual tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of skeletons, read by the readers that exist."""
+"""Tests of skeleton files, read by other libraries where these exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROVENANCE = {"dataset": "minnie", "cv_path": "graphene://https://host/segmentat
 
 
 def skeletons() -> dict[str, Skeleton]:
-    """One of several components and unknown radii, with and without a soma, and one of a single node."""
+    """Return skeletons of several components, with and without a soma, joined, and of a single node."""
     positions, edges = random_tree(400, seed=3)
     graph = graph_at(positions, edges[edges.max(axis=1) < 390], missing=range(0, 400, 7))
     point = graph.positions[100] + [30, 0, 0]
@@ -45,7 +45,7 @@ every = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
 
 
 def edge_positions(vertices: np.ndarray, edges: np.ndarray) -> set[tuple[float, ...]]:
-    """Edges as the positions of their ends, the lower one first, in whole nm."""
+    """Return each edge as the positions of its ends, the lower one first, in whole nm."""
     ends = np.rint(np.asarray(vertices, dtype=np.float64))[np.asarray(edges).reshape(-1, 2)]
     return {tuple(np.concatenate(sorted(pair.tolist())).tolist()) for pair in ends}
 

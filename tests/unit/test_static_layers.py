@@ -1,4 +1,4 @@
-"""Levels, Morton codes, sizes and bytes of the shards of a static export."""
+"""Tests of the levels, Morton codes, sizes and bytes of a static export's shards."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ IDS = node_ids(4_000)
 
 
 def rows_of(layer: str) -> np.ndarray:
-    """Nodes of 50 roots."""
+    """Return a layer's rows of `IDS`, spread over 50 roots."""
     records, ids = NODE_LAYERS[layer].records(Rows.complete(features_in_chunks(IDS)), GEOMETRY)
     rows = np.zeros(len(ids), row_dtype(layer))
     rows["id"], rows["root"], rows["record"] = ids, 10 + ids % np.uint64(50), records
@@ -123,7 +123,7 @@ def test_cells_have_the_codes_of_cloud_volume(edge: int) -> None:
 
 # ------------------------------------------------------------------ sizes of shards
 def check_sizes(files: np.ndarray, sharding: Sharding, wanted: int) -> None:
-    """Check that files of these bytes, filled with zeros, are within a fifth of the wanted size."""
+    """Check that padded files have 0.81 to 1.15 times the wanted size; a single one may be smaller."""
     assert len(files) == 1 << sharding.shard_bits
     written = np.maximum(files + sharding.index_bytes, least_bytes(sharding, wanted))
     assert written.max() <= 1.15 * wanted
@@ -143,7 +143,7 @@ def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("count", [0.9, 3.1, 6.2, 11.4, 14.7])
 def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: float, count: float) -> None:
-    """100,000 lists, the largest of which has a twentieth of a file at most."""
+    """The largest of 100,000 lists fills at most a twentieth of a file."""
     random = np.random.default_rng(3)
     ids, sizes = random.integers(1, 1 << 60, 100_000).astype(np.uint64), random.lognormal(5, spread, 100_000)
     wanted = int(sizes.sum() / count)
@@ -156,7 +156,7 @@ def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: flo
 @pytest.mark.parametrize("share", [0.2, 0.1, 0.05])
 @pytest.mark.parametrize("count", [1.2, 3.1, 5.0, 14.7, 100.0])
 def test_files_of_large_lists_are_within_a_fifth_of_the_wanted_size(share: float, count: float) -> None:
-    """All lists have this share of a file; a fifth is the largest one with which sizes are promised."""
+    """Each list fills this share of a file; for shares above a fifth, no size is guaranteed."""
     ids = np.random.default_rng(3).integers(1, 1 << 60, round(count / share)).astype(np.uint64)
     wanted, sizes = 1_000_000, np.full(len(ids), share * 1_000_000)
     sharding = list_sharding([(ids, sizes)], len(ids), sizes.sum(), wanted)
@@ -167,7 +167,7 @@ def test_files_of_large_lists_are_within_a_fifth_of_the_wanted_size(share: float
 
 @pytest.mark.parametrize("wanted", [6_000, 20_000, 100_000])
 def test_small_files_of_ids_are_within_a_fifth_of_the_wanted_size(wanted: int) -> None:
-    """A file has 100 to 1,700 ids: the fullest has many more than the mean."""
+    """Check files of 100 to 1,700 ids, the fullest of which has many more than the mean."""
     for keys in np.geomspace(20_000, 500_000, 12).astype(int).tolist():
         sharding = record_sharding(keys, 60.0, wanted)
         ids = np.random.default_rng(keys).integers(1, 1 << 60, keys).astype(np.uint64)
@@ -195,7 +195,7 @@ def test_cells_of_a_cube_are_dealt_to_files_in_turn(nodes: int, bits: int) -> No
 
 @pytest.mark.parametrize("grid", [(20, 17, 9), (33, 5, 40), (64, 64, 3)])
 def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Triple) -> None:
-    """Grids that fill no power of two, whose tissue is dense on one side and absent from a corner."""
+    """The grids fill no power of two, are dense on one side, and are empty in a corner."""
     random = np.random.default_rng(3)
     cells = np.argwhere(np.ones(grid, bool))
     cells = cells[(cells >= np.array(grid) // 3).any(axis=1)]
@@ -212,7 +212,7 @@ def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Tripl
 
 
 def test_the_index_of_a_small_file_is_counted() -> None:
-    """40 cells are hashed most evenly with 2^10 minishards, but their index takes 16 KB of each file."""
+    """2^10 minishards would hash 40 cells most evenly, but their index takes 16 KB of each file."""
     codes, sizes = np.arange(40, dtype=np.uint64), 60 * np.random.default_rng(0).lognormal(3, 0.6, 40)
     sharding = cell_sharding(codes, sizes, 6, 4_000)
     assert sharding.shard_bits >= 4
@@ -235,7 +235,7 @@ def test_empty_levels_have_one_shard() -> None:
 
 # ------------------------------------------------------------------ bytes
 def decoded(sharding: Sharding, content: bytes) -> dict[int, bytes]:
-    """The values in a shard of raw data and raw indexes, by a plain reading of the specification."""
+    """Return the values in a shard of raw data and raw indexes, read as the specification says."""
     head = np.frombuffer(content, "<u8", 2 << sharding.minishard_bits).reshape(-1, 2)
     found: dict[int, bytes] = {}
     for start, end in (head + np.uint64(sharding.index_bytes)).tolist():

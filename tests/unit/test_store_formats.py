@@ -1,4 +1,4 @@
-"""Formats of what a SQLite file holds: older ones are read and written on; an error names a newer one."""
+"""Tests of SQLite file formats: older ones are read and written, and an error names a newer one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = FileCounts(8, 5, 2, 1, 1)
 
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[Store]:
-    """A table in a file that the version before formats wrote."""
+    """Yield a table in a SQLite file of format 1."""
     shutil.copy(STORED / "format_1.db", tmp_path)
     with closing(open_store(f"sqlite://{tmp_path}/format_1.db", OLD)) as store:
         yield store
@@ -43,7 +43,6 @@ def old(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Iterator[Store]:
-    """A table of this version with eight rows and a chunk."""
     with closing(open_store(f"sqlite://{tmp_path}/store.db", "t")) as store:
         store.create(META)
         store.write(features_of(range(FIRST, FIRST + 8)))
@@ -52,14 +51,13 @@ def table(tmp_path: Path) -> Iterator[Store]:
 
 
 def change(store: Store, *statements: str) -> None:
-    """Change a store's file past our store."""
+    """Run SQL statements on a store's file directly."""
     with closing(sqlite3.connect(store.url.removeprefix("sqlite://"))) as db, db:
         for statement in statements:
             db.execute(statement)
 
 
 def dump(store: Store) -> list[str]:
-    """A store's file as SQL."""
     with closing(sqlite3.connect(store.url.removeprefix("sqlite://"))) as db:
         return list(db.iterdump())
 
@@ -70,7 +68,7 @@ def expected_nodes() -> dict[str, Any]:
 
 
 def served_json(store: Store, ids: list[int]) -> list[Any]:
-    """What is served of nodes, as JSON has it."""
+    """Return the served values of nodes, decoded from JSON."""
     found: list[Any] = json.loads(json.dumps(served_values(store.read(ids))))
     return found
 
@@ -125,7 +123,7 @@ def test_a_file_of_format_1_is_written_on(old: Store) -> None:
 
 @pytest.fixture
 def newer(old: Store) -> np.ndarray:
-    """Features of 300 nodes, written to the table that has older records."""
+    """Write 300 rows to the table of format 1, and return them."""
     features = features_of(range(FIRST + 100, FIRST + 400), seed=4)
     old.create(META)
     old.write(features)

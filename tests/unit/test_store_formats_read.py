@@ -1,4 +1,4 @@
-"""The formats recorded in a SQLite file: unexpected ones, and one that a writer adds meanwhile."""
+"""Tests of the formats recorded in a SQLite file: unexpected ones, and one added during a read."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
 
 
 def write_between(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> None:
-    """Let another connection write once, after a read has looked at the formats."""
+    """Let another connection write once, after a read has read the formats."""
     genuine = tables.stored_formats
 
     def stored_formats(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The conformance suite on the SQLite store, and URLs of stores."""
+"""Tests of the SQLite store by the conformance suite, and of store URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder of ReadRows streams, against Google's protocol buffers and Google's way of merging chunks."""
+"""Tests of the decoder of ReadRows streams, compared with Google's client."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def key_of(node: int) -> bytes:
 
 # ------------------------------------------------------------------ what the decoder is held against
 def merged(messages: Sequence[bytes]) -> Iterator[tuple[bytes, Cells]]:
-    """Committed rows, by Google's client. Raises InvalidChunk."""
+    """Yield committed rows as merged by Google's client. Raises InvalidChunk."""
     operation = object.__new__(_ReadRowsOperation)
     operation._operation_metric = SimpleNamespace(
         end_with_success=lambda: None, end_with_status=lambda status: None, active_attempt=None
@@ -56,7 +56,7 @@ def merged(messages: Sequence[bytes]) -> Iterator[tuple[bytes, Cells]]:
 
 
 def plainly_decoded(messages: Sequence[bytes]) -> Rows | str:
-    """The rows of a stream with the protocol buffer library and `set_cells`, or what is wrong."""
+    """Return a stream's rows, decoded by Google's client and `set_cells`, or the error."""
     rows: list[tuple[bytes, Cells]] = []
     complaint = ""
     try:
@@ -85,7 +85,7 @@ def is_key(key: bytes) -> bool:
 
 
 def attempt(messages: Sequence[bytes]) -> Decoded | str:
-    """The rows by our decoder, or what is wrong."""
+    """Return the rows from our decoder, or the error."""
     try:
         decoded = decode(messages, FEATURE_COLUMNS)
     except ValueError as error:
@@ -94,7 +94,7 @@ def attempt(messages: Sequence[bytes]) -> Decoded | str:
 
 
 def agree(messages: Sequence[bytes]) -> Decoded | None:
-    """Decode both ways, compare, and give what came out."""
+    """Check that both decoders agree, and return the rows, or None for an error."""
     agree_on_cells(messages)
     expected, decoded = plainly_decoded(messages), attempt(messages)
     if isinstance(decoded, str) or isinstance(expected, str):
@@ -111,7 +111,7 @@ def agree(messages: Sequence[bytes]) -> Decoded | None:
 
 
 def agree_on_cells(messages: Sequence[bytes]) -> None:
-    """Decode the cells of any columns both ways, and compare."""
+    """Check that both decoders agree on the cells of any columns."""
     expected: list[tuple[int, bytes, bytes]] = []
     complaint = ""
     try:
@@ -132,7 +132,7 @@ def agree_on_cells(messages: Sequence[bytes]) -> None:
 
 # ------------------------------------------------------------------ streams as a server may send them
 def values(name: str) -> st.SearchStrategy[bytes]:
-    """Values of an attribute: mostly of the right length."""
+    """Draw values of an attribute, mostly of the right length."""
     attribute = next((a for a in ATTRIBUTES if a.name == name), ATTRIBUTES[0])
     right = st.binary(min_size=attribute.nbytes, max_size=attribute.nbytes)
     special = [b""] if attribute.optional else [NOT_COMPUTED] if name == "size_nm3" else []
@@ -158,7 +158,7 @@ ROWS = st.dictionaries(
 
 
 def chunks_of_row(draw: st.DrawFn, key: bytes, cells: Cells) -> Iterator[Any]:
-    """The chunks of a row: what can be inherited may be left out, values may be split."""
+    """Yield the chunks of a row; inherited fields may be left out, and values may be split."""
     before: tuple[Any, Any] = (None, None)
     for i, (family, qualifier, value) in enumerate(cells):
         chunk = Chunk(timestamp_micros=draw(st.sampled_from([0, 1000, 2**62])), value=value)
@@ -179,7 +179,7 @@ def chunks_of_row(draw: st.DrawFn, key: bytes, cells: Cells) -> Iterator[Any]:
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[bytes]:
-    """Messages of a stream, all in order."""
+    """Draw a stream's messages, in order."""
     chunks = []
     for key, cells in sorted(draw(ROWS).items()):
         made = list(chunks_of_row(draw, key, cells))

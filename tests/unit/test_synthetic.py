@@ -1,4 +1,4 @@
-"""The synthetic data set of the benchmarks: a consistent graph, and rows that equal the oracle's."""
+"""Tests of the benchmarks' synthetic data set: a consistent graph, and rows equal to the oracle's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ def segmentation() -> Segmentation:
 
 
 def test_edits_of_edits_leave_every_supervoxel_with_one_valid_node(segmentation: Segmentation) -> None:
-    """Each edit's cells and message name what it made."""
     graph = ProofreadGraph(segmentation.geometry, segmentation.objects, 1_000)
     cells = list(graph.first)
     for edit in itertools.islice(random_edits(graph, 1, 2_000), 200):

@@ -1,4 +1,4 @@
-"""The metadata of the Flex Templates match the jobs' options."""
+"""Tests of the metadata of the Flex Templates: they match the jobs' options."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_labels_are_labels() -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_spec_is_one_that_the_service_reads(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The client library's message is parsed from it, and would refuse an unknown field."""
+    """The client library parses the spec, and would refuse an unknown field."""
     account, network = "jobs@p.iam.gserviceaccount.com", "regions/us-east1/subnetworks/jobs"
     flags = ["--image", IMAGE, "--service_account", account, "--subnetwork", network]
     assert templates.main(["--spec", job, *flags]) == 0
@@ -215,7 +215,7 @@ def test_how_a_job_runs_where_a_launch_says_nothing(job: str, workers: int) -> N
 
 
 def test_the_defaults_in_the_docs() -> None:
-    """Each row of the table in docs/dataflow.md, against the specs and what the jobs' flags add."""
+    """Check each row of the table in docs/dataflow.md against the specs and the jobs' flags."""
     documented = defaults_in_the_docs()
     specs = {job: templates.spec(job, IMAGE) for job in JOBS}
     of_launch = {job: spec["defaultEnvironment"] for job, spec in specs.items()}

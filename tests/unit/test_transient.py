@@ -1,4 +1,4 @@
-"""The table of transient and permanent errors, with the errors of the libraries that raise them."""
+"""Tests of the table of transient and permanent errors, with the libraries' own errors."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ from l2features.store.bigtable.calls import unavailable
 
 
 def answered(status: int) -> requests.HTTPError:
-    """The error of requests for an answer with a status."""
     response = requests.Response()
     response.status_code = status
     return requests.HTTPError(f"{status} Error", response=response)
 
 
 class BotoError(Exception):
-    """An error as botocore makes them, with a dictionary as the response."""
+    """An error like botocore's, with a dictionary as the response."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"An error occurred ({status})")
@@ -41,14 +40,14 @@ class BotoError(Exception):
 
 
 def retried(error: Exception) -> RetryError:
-    """The error of a retry whose last attempt ended so."""
+    """Return the RetryError of a retry whose last attempt raised ``error``."""
     last: Future = Future(3)
     last.set_exception(error)
     return RetryError(last)
 
 
 def named(error: BaseException) -> str:
-    """A name for a test, which is the same in every process: an address in a repr is not."""
+    """Return a test id that is the same in every process: the repr without addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(error))
 
 

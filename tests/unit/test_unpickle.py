@@ -1,4 +1,4 @@
-"""Pickles from other services: what is read, and that nothing else happens."""
+"""Tests of unpickling data from other services, without side effects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ plain = st.recursive(
 
 
 class Evil:
-    """Unpickling it makes the file ``path``."""
+    """Unpickling it creates the folder ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -158,7 +158,7 @@ def test_broken_and_hostile_pickles_are_refused(data: bytes) -> None:
 
 
 def shared_lists(depth: int) -> bytes:
-    """A list of ten times a list of ten times a list, and so on: 10 to the power of depth items."""
+    """Return a pickle of lists nested ``depth`` deep, each holding its child ten times."""
     opcodes = b"]\x940"
     for entry in range(depth):
         opcodes += b"]\x94(" + bytes([ord("h"), entry]) * 10 + b"e0"

@@ -1,4 +1,4 @@
-"""Messages that kill or hang their process, as the next one sees them. An exception stands for a death."""
+"""Tests of messages that kill their process. An exception stands for the death."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ PLACE = DatasetChunk("sample", 0, 0, 0)
 
 
 class Killed(BaseException):
-    """The end of a process."""
+    """Stands for the death of a process."""
 
 
 @pytest.fixture
 def counting(config: Path) -> Iterator[Updater]:
-    """An updater that counts attempts."""
     datasets = tuple(load_datasets(config).values())
     updater = Update(datasets, attempts=1, repeat_s=100, counted=True).open()
     yield updater
@@ -40,7 +39,7 @@ def counting(config: Path) -> Iterator[Updater]:
 
 
 def apply(updater: Updater, members: list[Member]) -> dict[str, list[Outcome]]:
-    """Compute and write; returns the outcomes by message."""
+    """Compute and write the members, and return the outcomes by message."""
     found: dict[str, list[Outcome]] = {}
     for computed in updater.compute(PLACE, members):
         for member, outcomes in updater.write(computed):
@@ -49,7 +48,7 @@ def apply(updater: Updater, members: list[Member]) -> dict[str, list[Outcome]]:
 
 
 def die_at(updater: Updater, node: int, members: list[Member], times: int) -> None:
-    """Let ``times`` processes die at a node. None of them records the end of its attempts."""
+    """Raise `Killed` at a node in ``times`` calls, which do not record the end of their attempts."""
 
     def before(wanted: Ids) -> None:
         if node in wanted:
@@ -118,7 +117,7 @@ def test_a_single_message_is_given_up_as_soon(counting: Updater) -> None:
 
 
 def test_attempts_that_end_are_not_counted(counting: Updater) -> None:
-    """Neither a success nor an error, raised or not, means that a process died."""
+    """Check that a success or an error, raised or not, does not count as a death."""
     ids = lose(counting.store("sample"), Chunk(0, 0, 0), 2)
     members = [member._replace(published=2e9) for member in members_of(ids)]
 

@@ -1,4 +1,4 @@
-"""State of a stream that a newer version of the code reads."""
+"""Tests of a stream's stored state: newer code reads what older code stored."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ KEPT = {
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether values are equal that hold arrays."""
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, (OpenMessage, Report, Outcome)):

@@ -1,4 +1,4 @@
-"""Errors that an update raises for a runner that repeats the call: which, and for how long."""
+"""Tests of the errors that an update raises so that its runner repeats the call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PERMANENT = [
 
 @pytest.fixture
 def repeating(config: Path) -> Iterator[Updater]:
-    """An updater that raises transient errors for 100 seconds from the publication of a message."""
+    """Yield an updater that raises transient errors until a message is 100 seconds old."""
     datasets = tuple(load_datasets(config).values())
     updater = Update(datasets, attempts=2, pause_s=0.01, repeat_s=100).open()
     yield updater
@@ -55,8 +55,6 @@ def repeating(config: Path) -> Iterator[Updater]:
 
 
 def fail_for(updater: Updater, node: int, error: Exception) -> None:
-    """Have the source of nodes raise an error for whatever names a node."""
-
     def before(wanted: Ids) -> None:
         if node in wanted:
             raise error
@@ -70,7 +68,7 @@ def members_of(ids: Ids, published: float) -> list[Member]:
 
 @pytest.mark.parametrize("error", TRANSIENT)
 def test_a_transient_error_is_raised_before_anything_is_yielded(repeating: Updater, error: Exception) -> None:
-    """The rows of the other messages are durable if each message was computed alone."""
+    """The other messages' rows are stored only if each message was computed alone."""
     ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 3)
     fail_for(repeating, int(ids[1]), error)
     found: list[Any] = []
@@ -83,7 +81,7 @@ def test_a_transient_error_is_raised_before_anything_is_yielded(repeating: Updat
 
 @pytest.mark.parametrize(("forbidden", "age_s"), [(1, 0.0), (1, 200.0), (0, 0.0)])
 def test_nodes_with_denied_files_are_repeated(repeating: Updater, forbidden: int, age_s: float) -> None:
-    """A 403 may be transient, even if it may mean a missing file; a missing file is permanent."""
+    """A 403 may be transient or mean a missing file, which is permanent."""
     ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 1)
 
     def hollow(wanted: Ids) -> NodeFeatures:

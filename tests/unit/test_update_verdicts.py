@@ -1,4 +1,4 @@
-"""Parts, outcomes and verdicts of messages."""
+"""Tests of parts, outcomes and verdicts of messages."""
 
 from __future__ import annotations
 

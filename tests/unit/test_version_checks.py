@@ -1,4 +1,4 @@
-"""What is found wrong with a version, what differs between two, and what may be deleted."""
+"""Tests of verifying a version, comparing two versions, and deleting versions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_progress_counts_all_bytes(chain: Chain) -> None:
 def rewritten(
     folder: Folder, manifest: Manifest, layout: str, change: Callable[[Any], Any], **fields: Any
 ) -> Manifest:
-    """The manifest after the first file of a layout was replaced by another table, with its true hash."""
+    """Replace the first file of a layout by a changed table; return the manifest with its hash."""
     writer = VersionWriter(folder, GEOMETRY)
     file = next(f for f in manifest.layers[-1].files if f.layout == layout)
     content = folder.read(file.path)

@@ -1,4 +1,4 @@
-"""``l2features versions`` and ``l2features query``."""
+"""Tests of ``l2features versions`` and ``l2features query``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ def config(chain: Chain, tmp_path: Path) -> Path:
 
 
 def config_of(folder: Path, url: str | None) -> Path:
-    """A data sets file with a table, whose entry names a folder of versions."""
     return with_versions(small_table(folder), url)
 
 
@@ -123,7 +122,7 @@ def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None
 # ------------------------------------------------------------------ verify, diff, delete
 @pytest.fixture
 def sampled(tmp_path: Path) -> tuple[Path, Folder]:
-    """A table without a graph, whose nodes are segments 1 to 100, and a version of it."""
+    """Return the data sets file of a table without a graph, and the folder of its version."""
     config = with_a_version(indexed_table(tmp_path))
     folder = Folder(str(tmp_path / "versions"))
     return config, folder

@@ -1,4 +1,4 @@
-"""The examples of docs/versions.md, as they stand there, and its lists of commands and columns."""
+"""Tests of the examples and commands in docs/versions.md."""
 
 from __future__ import annotations
 

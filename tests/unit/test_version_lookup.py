@@ -1,4 +1,4 @@
-"""Lookups in versions: the rows of a plain reading, from few row groups, or an error with a name."""
+"""Tests of lookups in versions: they match a plain reading, read few row groups, and name errors."""
 
 from __future__ import annotations
 

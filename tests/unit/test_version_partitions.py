@@ -1,4 +1,4 @@
-"""The files of a partition: the same rows give the same bytes, however they come and are read."""
+"""Tests of the files of a partition: the same rows give the same bytes, in any order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MANY_FILES = Sizes(file_rows=130, group_rows=50, most_rows=10_000, summary_rows=
 
 
 def rows_of(count: int, roots: int = 12, seed: int = 0) -> np.ndarray:
-    """Nodes of random roots with random features; every eighth has no row in the store."""
+    """Return nodes of random roots with random features; every eighth has no row in the store."""
     ids, rng = node_ids(count, seed), np.random.default_rng(seed)
     owners = np.uint64(FIRST_ROOT + 1) + rng.integers(0, roots, count).astype(np.uint64)
     rows, features = blank(NodeRoots(ids, owners)), features_of(ids, seed)

@@ -1,4 +1,4 @@
-"""The routes of versions."""
+"""Tests of the routes of versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, **settings: Any) -> FlaskClient:
-    """A client of the API over a small table, whose entry names a folder of versions."""
+    """Return a client of the API over a small table whose entry may name a folder of versions."""
     config = small_table(folder)
     entries = yaml.safe_load(config.read_text())
     if url:
@@ -47,14 +47,12 @@ def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, **
 
 @pytest.fixture(scope="module")
 def client(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """A client of ``chain``, for tests that only read."""
     with pytest.MonkeyPatch.context() as patch:
         yield client_of(tmp_path_factory.mktemp("api"), patch, chain.folder.url)
 
 
 @pytest.fixture(scope="module")
 def limited(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """Another, of a server that allows 50 roots a request."""
     with pytest.MonkeyPatch.context() as patch:
         yield client_of(tmp_path_factory.mktemp("limited"), patch, chain.folder.url, max_roots=50)
 

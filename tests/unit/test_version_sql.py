@@ -1,4 +1,4 @@
-"""SQL over versions: the rows of a plain reading, and errors of one line."""
+"""Tests of SQL over versions: results match a plain reading, and errors have one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.version_chains import Chain, write_chain
 
 
 class Elsewhere(Folder):
-    """A folder whose files are read as those of a bucket."""
+    """A local folder whose files are read like those of a bucket."""
 
     local = None  # type: ignore[assignment]
 

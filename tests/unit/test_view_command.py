@@ -1,4 +1,4 @@
-"""``l2features view``: links of a server and of exported layers, and mistakes."""
+"""Tests of ``l2features view``: links to a server and to exported layers, and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 
 def error_of(result: Result, status: int) -> str:
-    """The only line of a command that failed."""
+    """Return the only line of a failed command's error output."""
     assert (result.exit_code, result.stdout) == (status, "")
     (line,) = result.stderr.splitlines()
     return line

@@ -1,4 +1,4 @@
-"""Links to the viewer: their states, where they look, and what is refused."""
+"""Tests of links to the viewer: their states, their positions, and errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def versions(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
 
 
 def state_of(url: str) -> Any:
-    """The viewer's URL, and the state that the link has."""
+    """Split a link into the viewer's URL and the decoded state."""
     viewer, _, state = url.partition("#!")
     return viewer, json.loads(unquote(state))
 
@@ -216,7 +216,7 @@ def test_a_slow_list_delays_none_of_another_data_set(chain: Chain, monkeypatch: 
 
 
 def test_a_slow_list_is_too_slow(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever ends first: the request's time limit, or that of the wait for the list."""
+    """Either the request's time limit or that of the wait for the list may end first."""
     client = client_of(tmp_path, monkeypatch, chain.folder.url, root_timeout_s=0.3)
     path, release = f"{TABLE}/precomputed/segment_properties/version-2/info", threading.Event()
     with monkeypatch.context() as patch:

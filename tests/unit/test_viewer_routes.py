@@ -1,4 +1,4 @@
-"""The viewer at /viewer/: its files, their types and policies, and what is refused."""
+"""Tests of the viewer at /viewer/: files, content types, security policies and errors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def client_of(config: Path, **settings: Any) -> FlaskClient:
-    """A client without a token of a server that checks tokens."""
+    """Return a client that sends no token to a server that checks tokens."""
     return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
 
 
 @pytest.fixture(scope="module")
 def client(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """A client of a server with a built viewer, beside whose folder lies a secret."""
+    """Yield a client of a server with a built viewer; a secret lies beside the viewer's folder."""
     folder = tmp_path_factory.mktemp("built") / "viewer"
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Segmentations: chunk cutouts, what is missing, what is broken, and the geometry they give."""
+"""Tests of segmentations: chunk cutouts, missing and broken files, and the geometry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def own_sample(sample: Path, tmp_path: Path) -> Path:
 
 
 def chunk_file(folder: Path, chunk: Chunk) -> Path:
-    """File of one chunk of the sample, whose storage chunks are its graph chunks."""
+    """Return the file of a chunk of the sample, whose storage chunks are its graph chunks."""
     start = GEOMETRY.origins([chunk])[0]
     (found,) = folder.glob("16_16_40/" + "_".join(f"{a}-*" for a in start.tolist()))
     return found
@@ -44,7 +44,6 @@ def chunk_file(folder: Path, chunk: Chunk) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(sample: Path) -> np.ndarray:
-    """All voxels of the sample, read with cloud-volume at once."""
     return np.asarray(CloudVolume(path_of(sample), progress=False)[:])[..., 0]
 
 

@@ -1,4 +1,4 @@
-"""zarr and N5 arrays whose metadata names their axes: x, y and z are found in any order."""
+"""Tests of zarr and N5 arrays whose metadata names their axes, in any order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Write = Callable[[Path, list[str]], None]
 
 
 def stored(axes: list[str]) -> np.ndarray:
-    """The labels with their axes in this order; further axes are of size 1."""
+    """Return the labels with their axes in this order; other axes have size 1."""
     spatial = [axis.lower() for axis in axes if axis.lower() in "xyz"]
     data = LABELS.transpose(["xyz".index(axis) for axis in spatial])
     return data.reshape(

@@ -1,4 +1,4 @@
-"""Whole compressed segmentations pass the check, cut-off ones do not."""
+"""Tests of the check of compressed segmentations: whole ones pass, truncated ones do not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from l2features.volume.compressed import checked_words
 
 
 def encoded(seed: int, labels: int, dtype: Any, block_size: tuple[int, int, int]) -> tuple[bytes, Any]:
-    """A random volume of some shape, and that shape."""
+    """Return a compressed random volume and its shape."""
     random = np.random.default_rng(seed)
     shape = tuple(int(n) for n in random.integers(1, 40, 3))
     coarse = random.integers(0, labels, [-(-n // 4) for n in shape])

@@ -1,4 +1,4 @@
-"""Files compressed with gzip: whole ones in every form, and broken ones, which are never taken for empty."""
+"""Tests of gzipped files: whole ones in every form, and broken ones, which never count as empty."""
 
 from __future__ import annotations
 

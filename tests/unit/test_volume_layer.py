@@ -1,4 +1,4 @@
-"""Which layers and scales are read: each other kind is refused in one line when it is opened."""
+"""Tests of the layers and scales that are read: all others are refused in one line when opened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def labels() -> np.ndarray:
 
 
 def refusal(folder: Path | str, **keys: Any) -> str:
-    """The one line with which a layer is refused."""
+    """Return the one-line error with which a layer is refused."""
     path = str(folder) if "://" in str(folder) else f"precomputed://file://{folder}"
     with pytest.raises(VolumeError) as error:
         Volume(path, **keys)

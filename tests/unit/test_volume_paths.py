@@ -1,4 +1,4 @@
-"""The forms in which people write where a segmentation lies."""
+"""Tests of the accepted forms of a segmentation's path."""
 
 from __future__ import annotations
 

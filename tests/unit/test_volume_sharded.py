@@ -1,4 +1,4 @@
-"""Sharded layers: every layout reads right, every damage that can be seen fails the chunk."""
+"""Tests of sharded layers: every layout is read, and all visible damage fails the chunk."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def changed(content: bytes, at: int, value: int) -> bytes:
     ],
 )
 def test_damages(tmp_path: Path, damage: Any, said: str) -> None:
-    """The ``i`` of a damage is where the index of minishard 0 begins in the file."""
+    """In a damage, ``i`` is where the index of minishard 0 begins in the file."""
     make_layer(tmp_path, cells_of_labels(), sharded=True)
     content = (tmp_path / SHARD).read_bytes()
     start, stop = (int(n) for n in np.frombuffer(content[:16], "<u8"))

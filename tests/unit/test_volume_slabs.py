@@ -1,4 +1,4 @@
-"""Chunks read in slabs: the same voxels and counts as at once, whatever the grid of blocks is."""
+"""Tests of chunks read in slabs: voxels and counts equal those of a whole read."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_slabs_share_one_small_buffer(tmp_path: Path, labels: np.ndarray) -> Non
 
 
 def test_compressed_slabs_share_little_memory(tmp_path: Path, labels: np.ndarray) -> None:
-    """A file of the whole chunk is read a few layers at a time; only the first slab counts it as read."""
+    """Check that a file is read a few layers at a time, and that only the first slab counts it."""
     folder = make_layer(tmp_path, labels, chunk_size=SIZE, encoding="compressed_segmentation")
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SIZE, SIZE, IdLayout({2: 10}))
     with pytest.MonkeyPatch.context() as patch:
@@ -116,8 +116,6 @@ def test_slabs_that_are_not_the_chunk(slabs: list[int]) -> None:
 
 
 class CountingStorage(Storage):
-    """Counts files that are fetched."""
-
     def __init__(self) -> None:
         super().__init__()
         self.fetched, self.counting = 0, Lock()
@@ -157,7 +155,7 @@ def test_a_chunk_beyond_the_end_inside_the_last_block(
 
 @pytest.mark.parametrize("size", [128, 200])
 def test_beyond_the_layer_are_zeros(tmp_path: Path, size: int) -> None:
-    """Also in a slab that the layer ends in, whose buffer held the one before."""
+    """Check also a slab in which the layer ends, whose buffer held the slab before."""
     folder = make_layer(tmp_path, np.ones((32, 32, 100), np.uint64, order="F"), chunk_size=(32, 32, 32))
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (32, 32, size), (32, 32, 128), IdLayout({2: 10}))
     labels = read_whole(Volume(f"file://{folder}"), Chunk(0, 0, 0), geometry).labels

@@ -1,4 +1,4 @@
-"""zarr and N5: the same labels from each way to store them, and files that are missing or broken."""
+"""Tests of zarr and N5: labels stored in each way, and missing or broken files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def multiscales(path: str, unit: str | None = "nanometer") -> dict[str, Any]:
 
 
 def blocks(full: bool = True) -> Any:
-    """Coordinates and voxels of the blocks; those at the end are filled up where they are ``full``."""
+    """Yield coordinates and voxels of the blocks; ``full`` pads those at the end."""
     for cell in np.ndindex(*(math.ceil(n / step) for n, step in zip(SHAPE, STEP, strict=True))):
         part = LABELS[tuple(slice(a * n, a * n + n) for a, n in zip(cell, STEP, strict=True))]
         pad = [(0, n - m) for n, m in zip(STEP, part.shape, strict=True)] if full else [(0, 0)] * 3

@@ -1,1 +1,1 @@
-"""Edits are published while everything fails; at the end nothing may be lost."""
+"""A test that publishes edits while services fail, and checks that nothing is lost."""

@@ -1,8 +1,8 @@
-"""Publish edits while everything fails, and ask at the end whether anything was lost.
+"""Publish edits while services fail, and check at the end that nothing was lost.
 
-Two synthetic data sets on one segmentation, one with its graph in a table and one with a graph's server, are
-ingested as of a time before all edits. Then the messages of the edits are published, in any order, some
-twice, with poison among them, while the updater is killed, Bigtable is stopped, and the graph's server fails.
+Two synthetic data sets share a segmentation: one reads its graph from a table, the other from a server. They
+are ingested as of a time before all edits. Then the edits' messages are published in random order, some
+twice, with poison among them, while the updater is killed, Bigtable is paused, and the graph server fails.
 """
 
 from __future__ import annotations
@@ -105,7 +105,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, folder: Path) -> list[Check]:
-    """Run everything; returns the final checks."""
     random = np.random.default_rng(options.seed)
     letters, witness = folder / "dead_letters", folder / "witness"
     names = [options.only] if options.only else [TABLE, HTTP]
@@ -136,12 +135,12 @@ def run(options: argparse.Namespace, folder: Path) -> list[Check]:
 
 
 def progress_bar(total: int) -> Any:
-    """One that moves also while nothing is done; a line now and then where it is not seen on a terminal."""
+    """Return a progress bar that also updates while nothing is done; rarely if stderr is no terminal."""
     return tqdm(total=total, unit="id", miniters=0, mininterval=0.2 if sys.stderr.isatty() else LINE_S)
 
 
 def check_storm(options: argparse.Namespace, world: World, storm: Storm) -> list[Check]:
-    """Whether there were enough disturbances, no errors of publishing, and no messages left."""
+    """Check that enough disturbances happened, publishing had no errors, and no messages are left."""
     done = {
         "kills": (sum(storm.updater.kills.values()), options.kills),
         "pauses": (len(storm.figures.pauses), options.pauses),
@@ -158,7 +157,7 @@ def check_storm(options: argparse.Namespace, world: World, storm: Storm) -> list
 
 
 def check_updater(updater: RestartedUpdater) -> list[Check]:
-    """Exit status, and whether it exited without being killed."""
+    """Check that the updater never exited by itself, and stops with status 0 and no orphans."""
     ends = [f"status {status}" for status in updater.ends]
     stops = [f"status {status}" for status in updater.stops if status != 0]
     orphans = [f"process {pid}" for pid in updater.orphans()]

@@ -1,4 +1,4 @@
-"""What chaos.py asks at the end: rows against the truth, dead letters against what was published."""
+"""Final checks of the chaos test: rows against the truth, dead letters against the messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Check:
 
 
 def check_rows(world: World, name: str) -> list[Check]:
-    """Every node ever made: its row, cell for cell, against the truth; and no row but these."""
+    """Check that the table has exactly the true rows, with one version of each cell."""
     truth, there = _true_cells(world, name), _cells_there(world.targets[name].l2cache_id)
     missing = sorted(truth.keys() - there.keys())
     wrong = [key for key in truth.keys() & there.keys() if [(q, v) for q, v, _ in there[key]] != truth[key]]
@@ -54,7 +54,7 @@ def check_rows(world: World, name: str) -> list[Check]:
 
 
 def check_truth(world: World, random: np.random.Generator) -> Check:
-    """Some of the rows of the truth against the plain oracle."""
+    """Check a random part of the true rows against the reference computation."""
     check = Check("truth: rows that the plain oracle has otherwise", answer=f"{ORACLE_NODES} nodes by it")
     for graph in world.graphs.values():
         nodes = list(graph.children.items())
@@ -78,7 +78,7 @@ def check_audit(world: World, name: str) -> Check:
 
 
 def check_letters(folder: Path, parcels: Iterable[Parcel]) -> list[Check]:
-    """Every message of poison has its letter with its reason and ids; there are no others."""
+    """Check that each poison message has a dead letter with its reason and ids, and that no others exist."""
     expected = {parcel.letter_name: parcel for parcel in parcels if parcel.reason}
     letters = {letter.name: letter for _, letter in LetterFolder(folder).letters()} if folder.is_dir() else {}
     wrong = []
@@ -97,7 +97,7 @@ def check_letters(folder: Path, parcels: Iterable[Parcel]) -> list[Check]:
 
 
 def messages_left(subscriptions: Sequence[str], seconds: float) -> list[str]:
-    """Messages delivered within a time, by their ids; they are nacked."""
+    """Return the ids of messages delivered within some seconds, and nack them."""
     left = []
     until = time.monotonic() + seconds
     opened = [Subscription(path) for path in subscriptions]
@@ -121,7 +121,7 @@ def _true_cells(world: World, name: str) -> dict[bytes, list[tuple[bytes, bytes]
 
 
 def _cells_there(table_name: str) -> dict[bytes, list[tuple[bytes, bytes, int]]]:
-    """The rows of nodes, read without our reader: qualifier, newest value and number of versions, sorted."""
+    """Read each node's cells without our reader: sorted (qualifier, newest value, number of versions)."""
     from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery
 
     table: Any = BigtableDataClient(project=PROJECT).get_table(INSTANCE, table_name)

@@ -1,4 +1,4 @@
-"""What goes on during chaos.py: messages are published, what is done is counted, and things fail."""
+"""The course of the chaos test: publishing, counting what is done, and disturbances."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LOOK_S, STORE_S = 1.0, 5.0
 
 
 class Publisher:
-    """Publishes parcels in order, up to the share that `allow` sets. Most edits' rows are written before."""
+    """Publishes parcels in order, up to the share that `allow` sets; writes most edits' rows first."""
 
     def __init__(self, world: World, parcels: Sequence[Parcel], random: np.random.Generator) -> None:
         self.world, self.parcels, self.random = world, parcels, random
@@ -90,7 +90,7 @@ class Publisher:
             self.errors.append(f"{type(error).__name__}: {error}")
 
     def _prepare(self, parcel: Parcel) -> None:
-        """The rows that a message needs, though some come late."""
+        """Write the graph rows that a message needs, or schedule them for a little later."""
         good = parcel.good
         if good is None or (key := (good.target.name, good.edit.operation_id)) in self._seen:
             return
@@ -107,7 +107,7 @@ class Publisher:
 
 
 class Tally:
-    """How many of the ids have their rows, and how much of the poison its letters; looked at every second."""
+    """Counts ids without rows and poison without dead letters, every second."""
 
     def __init__(self, world: World, parcels: Sequence[Parcel], letters: Path) -> None:
         goods = [parcel.good for parcel in parcels if parcel.good]
@@ -152,7 +152,7 @@ class Tally:
 
 @dataclass
 class Figures:
-    """What happened, in seconds."""
+    """Durations in seconds, counts, and messages left."""
 
     pauses: list[float] = field(default_factory=list)
     outages: list[float] = field(default_factory=list)
@@ -249,7 +249,7 @@ class Storm:
         return self._outage is not None and self._outage.is_alive()
 
     def _fail(self, seconds: float) -> None:
-        """The graph's server answers 500, while other things happen."""
+        """Let the graph server answer 500 in the background."""
         self.wait(OUTAGE_LIMIT_S, lambda: not self._failing)
         self._outage = threading.Thread(target=self._outlast, args=(seconds,), name="outage", daemon=True)
         self._outage.start()

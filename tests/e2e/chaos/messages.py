@@ -1,4 +1,4 @@
-"""What chaos.py publishes: edits, missing ids, poison of every kind; and the expected outcomes."""
+"""Messages of the chaos test, with expected outcomes: edits, missing ids, and all kinds of poison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DUPLICATES, MIXED, LOW = 0.1, 0.01, 0.3
 
 @dataclass(frozen=True)
 class Target:
-    """A data set whose graph is edited: its name, its graph's table, its cache, the edits in their order."""
+    """A data set whose graph is edited, and its edits in order."""
 
     name: str
     table: str
@@ -40,7 +40,7 @@ _TOPICS = {"true": "high", "false": "low", "": "missing"}
 
 
 class Good(NamedTuple):
-    """An edit of a target, whose rows must be there before a message names it."""
+    """An edit of a target; its message needs its graph rows."""
 
     target: Target
     edit: Edit
@@ -48,7 +48,7 @@ class Good(NamedTuple):
 
 @dataclass(frozen=True)
 class Parcel:
-    """A message, the edit that it names, and why it is a dead letter, if it is."""
+    """A message, its edit if it has one, and the reason if it becomes a dead letter."""
 
     message: Message
     good: Good | None = None
@@ -65,7 +65,7 @@ class Parcel:
 
 
 def make_parcels(targets: Sequence[Target], random: np.random.Generator, witness: Path) -> list[Parcel]:
-    """Messages of all edits, and the others beside them, in the order in which they are published."""
+    """Return all messages in the order in which they are published."""
     goods = [Good(target, edit) for target in targets for edit in target.edits]
     some = [goods[i] for i in random.permutation(len(goods))]
     n_mixed, n_missing, n_poison = (round(share * len(goods)) for share in (MIXED, MISSING, POISON))
@@ -90,12 +90,12 @@ def _missing(good: Good) -> Parcel:
 
 
 def _of_nothing(target: Target) -> Parcel:
-    """A message without ids, as PCGL2Cache publishes for each request without missing ids."""
+    """Return a message without ids, as PCGL2Cache publishes if no ids are missing."""
     return Parcel(Message(b"", {"table_id": target.name, "l2_cache_id": target.l2cache_id}))
 
 
 class _Command:
-    """Runs a command of the shell where it is unpickled."""
+    """Runs a shell command when unpickled."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -105,7 +105,7 @@ class _Command:
 
 
 class Poison:
-    """Messages with permanent errors, of one kind after the other."""
+    """Makes messages with permanent errors, cycling through the kinds."""
 
     def __init__(self, targets: Sequence[Target], random: np.random.Generator, witness: Path) -> None:
         self.targets, self.random, self.command = targets, random, f"touch {witness}"
@@ -133,13 +133,13 @@ class Poison:
         ]
 
     def next(self) -> Parcel:
-        """One of the next kind, for the data sets in turn."""
+        """Return a message of the next kind; data sets take turns."""
         parcel = self.kinds[self._count % len(self.kinds)]()
         self._advance()
         return parcel
 
     def mixed(self, good: Good) -> Parcel:
-        """An edit that names ids of a bad kind as well."""
+        """Return an edit that also names bad ids."""
         self.target = good.target
         kinds = self._bad_ids()
         bad, reason = kinds[self._count % len(kinds)]()
@@ -183,7 +183,7 @@ class Poison:
         return self._edit_parcel(self._dump(list(bad)), self.target.table, reason, bad)
 
     def _bad_ids(self) -> list[Callable[[], tuple[tuple[int, ...], Reason]]]:
-        """One function for each kind of bad id, which returns sorted ids and the reason why they are bad."""
+        """Return a function per kind of bad id; each returns sorted ids and the expected reason."""
 
         def chunk_id(*chunk: int) -> int:
             return self.target.geometry.layout.chunk_id(*chunk)
@@ -204,7 +204,7 @@ class Poison:
 
 
 def _bomb() -> list[Any]:
-    """A list of 2^60 lists, which a small pickle makes of few."""
+    """Return nested lists that pickle small but have 2^60 leaves."""
     bomb: list[Any] = []
     for _ in range(60):
         bomb = [bomb, bomb]

@@ -1,4 +1,4 @@
-"""The updater as chaos.py runs it: started again whenever it is down, and killed."""
+"""The updater process of the chaos test, restarted whenever it is down."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORPHANS_S = 30.0
 
 
 class RestartedUpdater:
-    """One updater in a process group of its own; what it prints goes to ``log``. Use it in ``with``."""
+    """An updater in its own process group, which logs to ``log``; a context manager."""
 
     def __init__(self, arguments: Sequence[str], log: Path, kinds: Sequence[str]) -> None:
         self.command = [sys.executable, "-m", "beam_jobs.update", *arguments]
@@ -45,7 +45,7 @@ class RestartedUpdater:
         self.start()
 
     def start(self) -> None:
-        """Run it from now on."""
+        """Start it, and restart it whenever it exits."""
         self._ended.clear()
         self._start()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -55,7 +55,6 @@ class RestartedUpdater:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nothing behind, however it came to this."""
         self._ended.set()
         self._keeper.join()
         for group in self._groups:
@@ -64,7 +63,6 @@ class RestartedUpdater:
         self.process.wait()
 
     def kill(self, random: np.random.Generator) -> None:
-        """Kill all of it or a part with -9."""
         weights = np.array([KINDS[kind] for kind in self.kinds])
         kind = str(random.choice(self.kinds, p=weights / weights.sum()))
         with self._lock:
@@ -83,7 +81,6 @@ class RestartedUpdater:
                 self.process.wait()
 
     def stop(self, seconds: float) -> None:
-        """End it as an operator does."""
         self._ended.set()
         self._keeper.join()
         self.process.send_signal(signal.SIGTERM)
@@ -95,7 +92,7 @@ class RestartedUpdater:
             self.process.wait()
 
     def orphans(self) -> list[int]:
-        """Processes that are left of all that were started, once they had time to end."""
+        """Return ids of processes that are still running after a grace period."""
         until = time.monotonic() + ORPHANS_S
         while (left := self._left()) and time.monotonic() < until:
             time.sleep(LOOK_S)
@@ -122,7 +119,7 @@ class RestartedUpdater:
             self._measure()
 
     def _processes(self) -> list[psutil.Process]:
-        """The supervisor and its children, as far as they live."""
+        """Return the supervisor and its live descendants."""
         try:
             parent = psutil.Process(self.process.pid)
             return [parent, *parent.children(recursive=True)]

@@ -1,4 +1,4 @@
-"""Where chaos.py takes place: emulators, a segmentation, two graphs over it, two data sets, topics."""
+"""Environment of the chaos test: emulators, a segmentation, two graphs, data sets and topics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TABLES = {name: f"{name}_graph" for name in (TABLE, HTTP)}
 
 
 class World:
-    """All that the updater meets, in use once it is entered; ``folder`` holds its files."""
+    """All services that the updater uses, started on entry; files are in ``folder``."""
 
     def __init__(self, folder: Path, spec: Spec, edits: int, names: Sequence[str] = (TABLE, HTTP)) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class World:
         os.environ["CLOUD_VOLUME_DIR"] = str(secrets.parent)
 
     def _make_graphs(self) -> dict[str, Callable[[Iterable[Cell]], None]]:
-        """The segmentation on disk, the graphs as they were before all edits, and the data sets file."""
+        """Write segmentation, unedited graphs and data sets file; return each graph's write function."""
         path = self.segmentation.write(self.folder / "segmentation")
         layers = next(iter(self.graphs.values())).layers
         table = GraphTable(_TABLES[TABLE])
@@ -125,7 +125,7 @@ class World:
         return load_dataset(name, self.config)
 
     def write_rows(self, target: Target, cells: Iterable[Cell]) -> None:
-        """What an edit writes to its graph."""
+        """Write an edit's rows to its graph."""
         self._put[target.name](cells)
 
     def publish(self, parcels: Sequence[Parcel]) -> None:
@@ -139,20 +139,16 @@ class World:
             )
 
     def run(self, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a job to its end."""
         command = [sys.executable, "-m", f"beam_jobs.{job}", "--config", str(self.config), *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def ingest(self, name: str) -> None:
-        """Raises RuntimeError where it fails."""
         done = self.run("ingest", "--dataset", name, "--create", "--timestamp", self.t0, "--workers", "1")
         if done.returncode:
             raise RuntimeError(f"the ingest of {name} ended with status {done.returncode}:\n{done.stderr}")
 
 
 class GraphTable:
-    """The table of a graph in the emulator."""
-
     def __init__(self, name: str) -> None:
         from google.cloud import bigtable
         from google.cloud.bigtable.data import BigtableDataClient

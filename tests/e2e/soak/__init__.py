@@ -1,1 +1,1 @@
-"""The updater over a long time: idle, hostile messages, growth."""
+"""A long test of the updater: idle CPU use, hostile messages and growth."""

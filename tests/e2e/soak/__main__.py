@@ -1,4 +1,4 @@
-"""The updater's resources when idle, its handling of hostile messages, and whether it grows."""
+"""Measure an updater's idle CPU use, its handling of hostile messages, and its growth."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def measure_idle(console: Console, updater: UpdaterProcess, seconds: float) -> l
 
 
 def measure_hostile(console: Console, strain: Strain) -> list[Bar]:
-    """Good edits by themselves, and each behind a hostile message."""
+    """Time edits alone and behind hostile messages; check dead letters and memory."""
     random, marker = strain.random, strain.marker
     memory, pids = begin_peaks(strain.updater.processes), strain.pids()
     alone = [strain.one_edit() for _ in range(ALONE)]
@@ -143,13 +143,13 @@ def measure_soak(console: Console, strain: Strain, minutes: float) -> list[Bar]:
 
 
 def tell(console: Console, wrong: list[str]) -> None:
-    """What is wrong with dead letters."""
+    """Print the problems of dead letters."""
     for what in wrong:
         console.print(f"  [red]{what}")
 
 
 def show(console: Console, samples: list[Footprint]) -> None:
-    """A line for each tenth of the time."""
+    """Print about ten of the samples."""
     console.print("  minute  processes  PSS, MB  threads  files")
     for sample in samples[:: max(1, len(samples) // 10)]:
         console.print(

@@ -1,4 +1,4 @@
-"""What the processes of a program take: memory, threads, files, time of the processor."""
+"""Resource use of processes: memory, threads, open files and CPU time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 
 
 class Footprint(NamedTuple):
-    """What a tree of processes takes at a time; ``pss_mb`` shares out what they have in common."""
+    """Summed use of processes at a time; PSS divides shared memory among its users."""
 
     seconds: float
     processes: int
@@ -24,7 +24,7 @@ class Footprint(NamedTuple):
 
 
 def footprint(processes: Sequence[psutil.Process], began: float) -> Footprint:
-    """What processes take now; ``began`` is when the clock was 0. One that has ended is left out."""
+    """Return the current use, with seconds since ``began``; ended processes are skipped."""
     count, memory, threads, files = 0, 0, 0, 0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
@@ -35,7 +35,7 @@ def footprint(processes: Sequence[psutil.Process], began: float) -> Footprint:
 
 
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    """Time that processes have used so far, their ended children included."""
+    """Return the CPU time used so far, including ended children."""
     return sum(sum(process.cpu_times()[:4]) for process in processes)
 
 
@@ -47,7 +47,7 @@ def begin_peaks(processes: Sequence[psutil.Process]) -> dict[int, int]:
 
 
 def peaks_mb(before: Mapping[int, int]) -> float:
-    """By how much memory grew at most since `begin_peaks`, of each process at its own worst moment."""
+    """Return the sum of each process's peak memory growth since `begin_peaks`, in MB."""
     grown = 0
     for pid, rss in before.items():
         with contextlib.suppress(OSError):
@@ -69,9 +69,9 @@ class Growth(NamedTuple):
 
 
 def growths(samples: Sequence[Footprint]) -> list[Growth]:
-    """Compare the second with the last quarter: median memory, least threads, and least open files.
+    """Compare the second and last quarter: median memory, least threads and open files.
 
-    Work in progress adds threads and files.
+    The least, because work in progress adds threads and files.
     """
     quarter = len(samples) // 4
     before, after = samples[quarter : 2 * quarter], samples[-quarter:]

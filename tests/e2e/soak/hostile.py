@@ -1,4 +1,4 @@
-"""Hostile messages, each with its expected reason code."""
+"""Hostile messages with their expected reason codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = 1_000_000
 
 @dataclass(frozen=True)
 class Hostile:
-    """A message; ``reason`` is None where it is dropped as empty. ``ids`` are good ids among its own."""
+    """A message; ``reason`` is None if it is empty and dropped."""
 
     name: str
     data: bytes
@@ -31,7 +31,7 @@ class Hostile:
 
 
 class _Command:
-    """Pickled, it is a call of os.system."""
+    """Calls os.system when unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -41,8 +41,7 @@ class _Command:
 
 
 def pickles(random: np.random.Generator, marker: Path) -> Iterator[Hostile]:
-    """Payloads of edits that are not what they seem; no two are the same bytes. ``marker`` is touched by what
-    they run."""
+    """Yield edits with malicious or broken payloads, all different. Code in them would touch ``marker``."""
     salt = random.bytes(8)
     good = pickle.dumps({"operation_id": 1, "new_lvl2_ids": [1, 2, 3], "salt": salt})
     for name, data in {
@@ -58,7 +57,7 @@ def pickles(random: np.random.Generator, marker: Path) -> Iterator[Hostile]:
 
 
 def _nested_twice(salt: bytes) -> bytes:
-    """A list that holds a list twice, which holds another twice, and so on: 2 to the 200 lists, if copied."""
+    """Return a pickle of lists nested twice at each of 200 levels: 2^200 lists, if copied."""
     value: list[Any] = [salt]
     for _ in range(200):
         value = [value, value]
@@ -66,7 +65,7 @@ def _nested_twice(salt: bytes) -> bytes:
 
 
 def wrong_ids(dataset: EmDataset, random: np.random.Generator) -> Iterator[Hostile]:
-    """Edits and requests that name what is no L2 node of the data set."""
+    """Yield edits and requests with ids that are not L2 nodes, and two malformed edits."""
     layout = dataset.geometry.layout
     x, y, z = dataset.geometry.grid
     chunk, number = layout.chunk_id(0, 0, 0), int(random.integers(1, UNKNOWN))
@@ -107,7 +106,7 @@ def unknown_node(dataset: EmDataset, random: np.random.Generator) -> Hostile:
 
 
 def large(megabytes: float, random: np.random.Generator) -> Hostile:
-    """An edit of so many MB, which is a good pickle of a list of zeros."""
+    """Return an edit whose payload is a valid pickle of some MB of zeros."""
     n = int(megabytes * 1e6)
     data = pickle.dumps({"operation_id": 1, "new_lvl2_ids": [], "salt": random.bytes(8), "zeros": bytes(n)})
     return Hostile(f"a payload of {megabytes:g} MB", data, EDIT, Reason.TOO_LARGE)

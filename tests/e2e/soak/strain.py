@@ -1,4 +1,4 @@
-"""Edits and hostile messages for a running updater, and what it makes of them."""
+"""Load of edits and hostile messages on an updater, and checks of its results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE_EVERY, REPEAT_EVERY, SAMPLE_EVERY = 5, 3, 5
 
 
 class Strain:
-    """Feeds an updater. ``expected`` is the reason of each dead letter that there must be, by its name."""
+    """Loads an updater. ``expected`` maps names of dead letters to their message and reason."""
 
     def __init__(self, dataset: EmDataset, feed: TimedFeed, store: Store, updater: UpdaterProcess) -> None:
         self.dataset, self.feed, self.store, self.updater = dataset, feed, store, updater
@@ -49,12 +49,11 @@ class Strain:
         return {process.pid for process in self.updater.processes}
 
     def take_footprint(self) -> Footprint:
-        """What the updater takes now; it is remembered."""
         self.samples.append(footprint(self.updater.processes, self._began))
         return self.samples[-1]
 
     def new_edit(self) -> EditMessage:
-        """A split of some node, whose new nodes are in the graph."""
+        """Split a node and write the new nodes to the graph; return the edit's message."""
         chunk = self.dataset.chunks[int(self.random.integers(len(self.dataset.chunks)))]
         ids = self.editor.split(chunk)
         write_children({node: self.dataset.children[node] for node in ids})
@@ -62,7 +61,7 @@ class Strain:
         return self._sent[-1]
 
     def one_edit(self, behind: Sequence[Hostile] = ()) -> float:
-        """Seconds from publishing an edit, right behind other messages, until its rows are there."""
+        """Return the seconds from publishing an edit, right behind others, until its rows exist."""
         edit = self.new_edit()
         for message in behind:
             self.publish_hostile(message)
@@ -88,7 +87,7 @@ class Strain:
             return
 
     def replay(self, message: Hostile) -> float:
-        """Apply a recorded message, as Pub/Sub may refuse it; returns the peak memory in MB."""
+        """Apply a message from a file, as Pub/Sub may refuse it; return child processes' peak memory, MB."""
         folder, config = self.dataset.config.parent, self.dataset.config
         (folder / "recorded.bin").write_bytes(message.data)
         (folder / "recorded.json").write_text(json.dumps({"attributes": dict(message.attributes)}))
@@ -105,7 +104,7 @@ class Strain:
         return max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e3
 
     def check_letters(self, seconds: float) -> list[str]:
-        """Wait until all dead letters exist; returns their problems as text."""
+        """Wait for all dead letters, up to a timeout; return problems as text."""
         folder, until = self.updater.dead_letters, time.monotonic() + seconds
         while not all((folder / f"{name}.json").exists() for name in self.expected):
             self.updater.check()
@@ -122,7 +121,7 @@ class Strain:
         return wrong
 
     def soak(self, seconds: float) -> list[Footprint]:
-        """Strain the updater for this long; returns its resource use."""
+        """Load the updater for some seconds; return its resource use."""
         began, first = time.monotonic(), len(self.samples)
         hostile: Iterator[Hostile] = iter(())
         for tick in itertools.count():
@@ -148,7 +147,7 @@ class Strain:
         raise AssertionError("unreachable")
 
     def wait_for_all(self) -> int:
-        """Wait until the rows of all edits exist; returns the number of missing ones."""
+        """Wait for the rows of all edits, up to a timeout; return the number missing."""
         ids = as_ids([node for edit in self._sent for node in edit.ids])
         until = time.monotonic() + LONGEST_S
         while lost := int((~self.store.read(ids, (SIZE,)).found).sum()):
