@@ -1,8 +1,9 @@
-"""Distances in 16 bits, which need half the vectors and half the memory traffic of 32 bits.
+"""Distances in the narrowest integers that suffice: 16 bits take half the vectors and memory of 32 bits.
 
-Squared distances above FAR are stored as FAR. A sum with FAR is FAR too, so a minimum below FAR is exact.
-Inside thick labels, results reach FAR. A strip of the second pass with such a result is measured again in 32
-bits. Where it needs a first-pass result that is FAR, that result's strip is measured again in 32 bits too.
+Squared distances above ``far`` are stored as ``far``. A sum with ``far`` is ``far`` too, so a minimum below
+``far`` is exact. Inside thick labels, results reach ``far``. A strip of the second pass with such a result is
+measured again in wider integers. Where it needs a first-pass result that is ``far``, that result's strip is
+measured again in wider integers too.
 """
 
 from __future__ import annotations
@@ -16,67 +17,112 @@ from ..core.jit import compiled
 from .envelope import LineBuffers
 from .runs import Runs
 from .simd import LANES
-from .spans import Spans
+from .spans import Spans, make_spans, reuse
 from .strips import (
-    FAR_32,
     Tables,
     keep_lines,
     load_lines,
+    make_block,
+    make_tables,
     measure_strip,
     reaches,
     spread_lines,
 )
 
-FAR = 2**16 - 1
-"""Stands for every squared distance of FAR or more; smaller squared distances are exact."""
+FAR: dict[type[np.integer[Any]], int] = {np.uint16: 2**16 - 1, np.int32: 2**30, np.int64: 2**62}
+"""By type of integer, ``far``: it stands for every squared distance of this or more, and smaller ones are
+exact. The sum with a squared distance does not overflow; unsigned sums stop at the largest number."""
 _FIRST = 64
-"""Number of strips that may reach FAR in addition to the share `_SHARE`."""
+"""Number of strips that may reach ``far`` in addition to the share `_SHARE`."""
 _SHARE = 2
-"""One strip in this many may reach FAR, besides the first `_FIRST`."""
+"""One strip in this many may reach ``far``, besides the first `_FIRST`."""
 
 
 class Depth(NamedTuple):
-    """Unit, tables and buffers of a pass along one axis, in integers of one width."""
+    """What a pass along one axis needs in integers of one width."""
 
-    unit: Any
+    unit: int
     """Square of the voxel's extent along the axis of the pass."""
+    far: int
     tables: Tables
     block: LineBuffers
 
 
 class Depths(NamedTuple):
-    """What a pass needs in 16-bit integers (``narrow``), and the same in 32-bit integers (``wide``)."""
+    """What a pass needs in the integers that are used first (``narrow``), and in wider ones (``wide``)."""
 
     narrow: Depth
     wide: Depth
 
 
 class Thick(NamedTuple):
-    """32-bit squared distances after the first pass, for the strips in which some distances reach FAR."""
+    """Squared distances after the first pass in wider integers, for strips in which some reach ``far``."""
 
     places: np.ndarray
     """int32 (blocks, strips of a block), index of each strip in ``values``; -1 until the strip is needed."""
     values: np.ndarray
-    """int32 (strips, rows of a strip, LANES), squared distances."""
+    """(strips, rows of a strip, LANES), squared distances."""
     state: np.ndarray
-    """int64 (2,), number of strips in ``values``; the first-pass block that was last filled in 32 bits."""
+    """int64 (2,), number of strips in ``values``; the first-pass block that was last filled in wide
+    integers."""
     lines: int
     """Number of lines in a row of a first-pass block."""
 
 
-def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
-    """Return a `Thick` with room for strips. Memory is reserved, but occupied only as strips are added."""
+def measure(
+    runs: Runs,
+    steps: list[int],
+    factor: float,
+    divisor: float,
+    kinds: tuple[type[np.integer[Any]], type[np.integer[Any]]],
+    below: bool,
+) -> Spans | None:
+    """Return each voxel's distance in whole nm; see `distance.Scale` for the steps, factor and divisor.
+
+    ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and a wider one
+    whose ``far`` no squared distance reaches. ``below`` is whether that is known of the first type too.
+    Otherwise, returns None if too many strips reach ``far``.
+    """
+    distances = make_spans(runs, kinds[0])
+    tables = [make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds]
+    passes = [
+        Depths(
+            *(
+                Depth(steps[axis] ** 2, FAR[kind], table, make_block(runs.shape, axis, kind))
+                for table, kind in zip(tables, kinds, strict=True)
+            )
+        )
+        for axis in (1, 2)
+    ]
+    thick = _make_thick(runs.shape, passes[0], below)
+    if not _first_pass(runs, passes[0].narrow, distances, thick, below):
+        reuse(distances)
+        return None
+    whole = np.zeros(0, np.uint16)
+    if kinds[0] is np.uint16:
+        whole = (np.sqrt(np.arange(FAR[np.uint16] + 1) * factor) / divisor).astype(np.uint16)
+    _second_pass(runs, passes[0].wide, passes[1], distances, thick, whole, factor, divisor)
+    return distances
+
+
+def _make_thick(shape: tuple[int, int, int], first: Depths, below: bool) -> Thick:
+    """Return a `Thick` with room for strips, or without if ``below``.
+
+    Memory is reserved, but occupied only as strips are added.
+    """
+    block = first.narrow.block
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
-    values = np.empty((blocks * strips // _SHARE + _FIRST, shape[1], LANES), np.int32)
+    room = 0 if below else blocks * strips // _SHARE + _FIRST
+    values = np.empty((room, shape[1], LANES), first.wide.block.out.dtype)
     return Thick(np.full((blocks, strips), -1, np.int32), values, np.array([0, -1]), lines)
 
 
 @compiled
-def first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick) -> bool:
-    """Write squared distances along the first two axes, at most FAR, to ``distances``.
+def _first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick, below: bool) -> bool:
+    """Write squared distances along the first two axes, at most ``far``, to ``distances``.
 
-    Returns False, with the work unfinished, if too many strips reach FAR.
+    Returns False, with the work unfinished, if too many strips reach ``far``, unless ``below``.
     """
     n0, n1, n2 = runs.shape
     n, done = 0, 0
@@ -85,15 +131,15 @@ def first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick) -> boo
         spread_lines(runs, begin, lines, narrow.tables, narrow.block)
         for strip in range(0, lines * n0, LANES):
             done += 1
-            n += not _measure(narrow.block, strip, n1, narrow.unit)
-            if n > _FIRST + done // _SHARE:
+            n += not _measure(narrow, strip, n1)
+            if n > _FIRST + done // _SHARE and not below:
                 return False
         keep_lines(runs, begin, lines, narrow.block, distances)
     return True
 
 
 @compiled
-def second_pass(
+def _second_pass(
     runs: Runs,
     first: Depth,
     depths: Depths,
@@ -105,8 +151,8 @@ def second_pass(
 ) -> None:
     """Measure the third axis, and replace squared distances in ``distances`` by whole nm.
 
-    ``whole`` (FAR + 1,) maps squared distances to whole nm. Strips with results of FAR are measured again in
-    32 bits.
+    ``whole`` maps squared distances of 16 bits to whole nm, and is empty for wider ones. Strips with results
+    of ``far`` are measured again in wider integers.
     """
     n0, n1, n2 = runs.shape
     narrow, wide = depths
@@ -116,28 +162,40 @@ def second_pass(
         lines = min(most, n1 - begin)
         load_lines(runs, begin, lines, distances, narrow.block)
         for strip in range(0, lines * n0, LANES):
-            again[strip // LANES] = not _measure(narrow.block, strip, n2, narrow.unit)
+            again[strip // LANES] = not _measure(narrow, strip, n2)
         for row in range(n2):
             for i in range(lines):
                 line, place = begin + i + row * n1, row * narrow.block.pitch + i * n0
-                _take_roots(narrow.block, place, distances, line, whole)
+                _take_roots(narrow.block, place, distances, line, whole, factor, divisor)
         again[-(-lines * n0 // LANES) :] = False
         if again.any():
-            _widen(runs, begin, again, narrow.block, wide.block, first, thick)
+            _widen(runs, begin, again, narrow, wide.block, first, thick)
             for strip in range(0, lines * n0, LANES):
                 if again[strip // LANES]:
-                    measure_strip(wide.block, strip, n2, wide.unit, np.int64(FAR_32))
+                    measure_strip(wide.block, strip, n2, wide.unit, wide.far)
             _take_roots_again(runs, begin, lines, again, wide.block, distances, factor, divisor)
 
 
 @compiled
-def _take_roots(block: LineBuffers, place: int, distances: Spans, line: int, whole: np.ndarray) -> None:
+def _take_roots(
+    block: LineBuffers,
+    place: int,
+    distances: Spans,
+    line: int,
+    whole: np.ndarray,
+    factor: float,
+    divisor: float,
+) -> None:
     """Write a line's distances in whole nm, from its squared distances in ``block.out``."""
     target = distances.values[distances.places[line] : distances.places[line + 1]]
     place += distances.begins[line]
     source = block.out[place : place + len(target)]
-    for i in range(len(target)):
-        target[i] = whole[source[i]]
+    if len(whole):
+        for i in range(len(target)):
+            target[i] = whole[source[i]]
+    else:
+        for i in range(len(target)):
+            target[i] = target.dtype.type(math.sqrt(source[i] * factor) / divisor)
 
 
 @compiled
@@ -151,7 +209,7 @@ def _take_roots_again(
     factor: float,
     divisor: float,
 ) -> None:
-    """Write distances in whole nm in the strips marked by ``again``, which were measured in 32 bits."""
+    """Write distances in whole nm in the strips marked by ``again``, which were measured again."""
     n0, n1, n2 = runs.shape
     for row in range(n2):
         for i in range(lines):
@@ -160,7 +218,8 @@ def _take_roots_again(
             for at in range(distances.places[line + 1] - target):
                 if again[(place + at) // LANES]:
                     squared = block.out[row * block.pitch + place + at]
-                    distances.values[target + at] = np.uint16(math.sqrt(squared * factor) / divisor)
+                    whole = math.sqrt(squared * factor) / divisor
+                    distances.values[target + at] = distances.values.dtype.type(whole)
 
 
 @compiled
@@ -168,40 +227,42 @@ def _widen(
     runs: Runs,
     begin: int,
     again: np.ndarray,
-    narrow: LineBuffers,
+    narrow: Depth,
     wide: LineBuffers,
     first: Depth,
     thick: Thick,
 ) -> None:
-    """Copy the labels and squared distances of the strips marked by ``again`` into a block of 32 bits.
+    """Copy the labels and squared distances of the strips marked by ``again`` into the block ``wide``.
 
-    A squared distance of FAR is replaced by its 32-bit value, which is measured when first needed.
+    A squared distance of ``far`` is replaced by its value in wide integers, which is measured when first
+    needed.
     """
     n0, _, n2 = runs.shape
+    block = narrow.block
     strips = np.flatnonzero(again)
     for row in range(n2):
         for strip in strips:
             for i in range(strip * LANES, (strip + 1) * LANES):
-                value = np.int32(narrow.values[row * narrow.pitch + i])
-                if value == FAR:
+                value = wide.values.dtype.type(block.values[row * block.pitch + i])
+                if value == narrow.far:
                     place = (row % thick.lines) * n0 + i % n0
                     kept: int = thick.places[row // thick.lines, place // LANES]
                     if kept < 0:
                         kept = _measure_again(runs, row // thick.lines, place // LANES, first, thick)
                     value = thick.values[kept, begin + i // n0, place % LANES]
                 wide.values[row * wide.pitch + i] = value
-                wide.labels[row * wide.pitch + i] = narrow.labels[row * narrow.pitch + i]
+                wide.labels[row * wide.pitch + i] = block.labels[row * block.pitch + i]
 
 
 @compiled
 def _measure_again(runs: Runs, block: int, strip: int, wide: Depth, thick: Thick) -> int:
-    """Measure a strip of the first pass in 32 bits, and return its index in ``thick.values``."""
+    """Measure a strip of the first pass in wide integers, and return its index in ``thick.values``."""
     _, n1, n2 = runs.shape
     if thick.state[1] != block:
         begin = block * thick.lines
         spread_lines(runs, begin, min(thick.lines, n2 - begin), wide.tables, wide.block)
         thick.state[1] = block
-    measure_strip(wide.block, strip * LANES, n1, wide.unit, np.int64(FAR_32))
+    measure_strip(wide.block, strip * LANES, n1, wide.unit, wide.far)
     kept: int = thick.state[0]
     for row in range(n1):
         place = row * wide.block.pitch + strip * LANES
@@ -212,10 +273,10 @@ def _measure_again(runs: Runs, block: int, strip: int, wide: Depth, thick: Thick
 
 
 @compiled
-def _measure(block: LineBuffers, strip: int, rows: int, unit: Any) -> bool:
-    """Measure a strip; return False if any result is FAR."""
-    exact = True
-    if measure_strip(block, strip, rows, unit, FAR):
+def _measure(narrow: Depth, strip: int, rows: int) -> bool:
+    """Measure a strip; return False if any result is ``far``."""
+    block, exact = narrow.block, True
+    if measure_strip(block, strip, rows, narrow.unit, narrow.far):
         for row in range(rows):
-            exact &= not reaches(block, strip + row * block.pitch, FAR)
+            exact &= not reaches(block, strip + row * block.pitch, narrow.far)
     return exact

@@ -14,8 +14,6 @@ from .simd import LANES, add, any_greater, differing, larger, load, smaller, spl
 from .spans import Spans
 from .thick import GROUP, STEPS, measure_thick
 
-FAR_32 = 2**30
-"""More than any squared distance in 32 bits. The sum with a squared distance does not overflow int32."""
 _BLOCK = 256
 """Maximum number of voxels in a row of a block that has more than one line."""
 _PAD = 64

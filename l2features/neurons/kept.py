@@ -206,7 +206,7 @@ class KeptRoots:
         if version < FORMAT:
             raise Malformed(f"the cell {name!r} has format {version}, expected {FORMAT}")
         if checksum != (found := zlib.crc32(payload)):
-            raise Malformed(f"the stored cell {name!r} has the checksum {found:08x}, expected {checksum:08x}")
+            raise Malformed(f"the cell {name!r} has the checksum {found:08x}, expected {checksum:08x}")
         return number, items, payload
 
 

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from l2features import compute_features
 from l2features.core.schema import FEATURES
 from l2features.kernel import SegmentedChunk, distance, spans
+from l2features.kernel.narrow import measure
+from l2features.kernel.spans import Spans
 from l2features.testing.oracle import (
     GOLDEN_PATH,
     central_voxels,
@@ -183,15 +185,35 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
         check_equal(compute_features(volume, resolution), plain_features(volume, resolution))
 
 
+def use_only(monkeypatch: pytest.MonkeyPatch, kinds: tuple[type, ...]) -> None:
+    """Have distances measured first in one of these types of integers."""
+
+    def measured(*arguments: Any) -> Spans | None:
+        return measure(*arguments) if arguments[4][0] in kinds else None
+
+    monkeypatch.setattr(distance, "measure", measured)
+
+
 @pytest.mark.parametrize("shape", [(30, 31, 32), (300, 40, 5)])
-def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], kind: type) -> None:
     """Check that squared distances of 32 and 64 bits give the same features as those of 16."""
     volume = make_blobs(np.random.default_rng(8), shape, 9)
     expected = compute_features(volume, (16, 16, 40)).tobytes()
-    monkeypatch.setattr(distance, "_short_distances", lambda *_: None)
+    use_only(monkeypatch, (kind,))
     assert compute_features(volume, (16, 16, 40)).tobytes() == expected
-    monkeypatch.setattr(distance, "FAR_32", 0)
-    assert compute_features(volume, (16, 16, 40)).tobytes() == expected
+
+
+def test_thick_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check labels so thick that some squared distances do not fit into 32 bits."""
+    resolution = (160.5, 160.5, 400.3)
+    volume = make_blobs(np.random.default_rng(8), (118, 149, 30), 9)
+    use_only(monkeypatch, (np.int64,))
+    expected = compute_features(volume, resolution)
+    assert expected["max_dt_nm"].max() > 0.1 * 2**15
+    monkeypatch.undo()
+    use_only(monkeypatch, (np.int32,))
+    assert compute_features(volume, resolution).tobytes() == expected.tobytes()
 
 
 def test_exact_beyond_float32() -> None:
