@@ -39,8 +39,8 @@ def has_fewer_across(volume: np.ndarray) -> bool:
 def find_runs_across(volume: np.ndarray) -> Iterator[Runs]:
     """Yield the runs of a volume (slowest axis, middle, fastest) along its slowest axis, plane by plane.
 
-    A plane holds the lines at one index of the middle axis, ordered along the fastest axis. Labels are
-    uint64. The planes share memory: use each before taking the next.
+    A plane has one index of the middle axis. Its lines are along the slowest axis, ordered by their place on
+    the fastest. Labels are uint64. The planes share memory: use each before taking the next.
     """
     n2, n1, n0 = volume.shape
     voxels = volume.reshape(-1)

@@ -192,9 +192,10 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding})
 
     def cells(self, key: str, level: Level, rows: np.ndarray, counts: Counts, share: float) -> Index:
-        """Return the index of a level's cells; ``rows`` are a sample.
+        """Return the index of a level's cells, with cells of about equal size in each file.
 
-        ``counts`` (x, y, z) are the nodes of each chunk, of which the level is expected to have ``share``.
+        Sizes are estimated: ``counts`` (x, y, z) is the number of nodes of each chunk, ``share`` the part of
+        these that the level has, and ``rows`` a sample of nodes, which gives the bytes of a node.
         """
         index = Index(
             layer=self.layer,

@@ -72,12 +72,12 @@ class Materialization:
         return Folder(self.url)
 
     def light(self) -> Materialization:
-        """Return a copy without the ids of a renewal's roots, which may be too many to send to workers."""
+        """Return a copy without the plan's new and retired roots, maybe too many to send to workers."""
         plan = self.plan.model_copy(update={"made": (), "retired": ()})
         return replace(self, units=replace(self.units, plan=plan))
 
     def whole(self) -> Materialization:
-        """Return a copy with the renewal's roots, read from the plan in the folder. Raises VersionError."""
+        """Return a copy with the new and retired roots, read from the plan's file. Raises VersionError."""
         plan = read_plan(self.folder, self.plan.number)
         if plan is None or not plan.same_work(self.plan):
             raise VersionError(

@@ -1,4 +1,4 @@
-"""Tests of sums over the cells of chunk records, compared with sums record by record."""
+"""Tests that sum chunk records from Bigtable's cells, and compare with sums of decoded records."""
 
 from __future__ import annotations
 
