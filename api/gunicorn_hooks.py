@@ -15,7 +15,7 @@ from typing import Any
 LAST_MESSAGES_S = 5.0
 """Seconds for which an exiting process continues to publish ids."""
 ARENAS, KEPT_BYTES, MMAP_BYTES = 2, 16 << 20, 4 << 20
-"""Number of malloc's arenas; bytes of freed memory that an arena keeps; size from which memory is mapped.
+"""Number of malloc's arenas; freed bytes that an arena keeps at its end; size from which memory is mapped.
 
 If malloc returned freed memory to the system after each request, the next request would fault it in again.
 This takes a quarter of the time of a request for 10,000 ids in Arrow.
@@ -64,12 +64,14 @@ def spare_known_objects() -> None:
 
 
 def warm_worker(worker: Any) -> None:
-    """Start to read the data sets' metadata, and import what the first request needs.
+    """Start to read the data sets' metadata, and prepare what the first request needs.
 
-    Also bounds the freed memory that malloc keeps in its arenas, by default up to 8 arenas per core.
+    Also sets how much freed memory malloc keeps; see `KEPT_BYTES`.
     """
     import numpy as np
     import pyarrow
+
+    from l2features.query import column_texts
 
     end_at_once_on_ctrl_c(worker)
     # Imports pandas where it is installed, which starts threads: not before the fork.
@@ -80,6 +82,7 @@ def warm_worker(worker: Any) -> None:
         libc.mallopt(_ARENA_MAX, ARENAS)
         libc.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_MMAP_THRESHOLD, MMAP_BYTES)
+    column_texts.warm_up()
     spare_known_objects()
     worker.wsgi.extensions["l2cache"].datasets.warm()
 

@@ -1,9 +1,9 @@
 """Distances in the narrowest integers that suffice: 16 bits take half the vectors and memory of 32 bits.
 
-Squared distances above ``far`` are stored as ``far``. A sum with ``far`` is ``far`` too, so a minimum below
-``far`` is exact. Inside thick labels, results reach ``far``. A strip of the second pass with such a result is
-measured again in wider integers. Where it needs a first-pass result that is ``far``, that result's strip is
-measured again in wider integers too.
+Squared distances above ``far`` are stored as ``far``. A sum with ``far`` is ``far`` or more, so a minimum
+below ``far`` is exact. Inside thick labels, results reach ``far``. A strip of the second pass with such a
+result is measured again in wider integers. Where it needs a first-pass result that is ``far``, that result's
+strip is measured again in wider integers too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Depth(NamedTuple):
 
 
 class Depths(NamedTuple):
-    """What a pass needs in the integers that are used first (``narrow``), and in wider ones (``wide``)."""
+    """What a pass needs in the integers that are used first (``narrow``), and in those for thick labels."""
 
     narrow: Depth
     wide: Depth
@@ -79,21 +79,20 @@ def measure(
 ) -> Spans | None:
     """Return each voxel's distance in whole nm; see `distance.Scale` for the steps, factor and divisor.
 
-    ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and a wider one
-    whose ``far`` no squared distance reaches. ``below`` is whether that is known of the first type too.
-    Otherwise, returns None if too many strips reach ``far``.
+    ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and the type
+    for thick labels, whose ``far`` no squared distance reaches. If none reaches that of the first type
+    either, ``below`` is true, and the second type is not used. Otherwise, returns None if too many strips
+    reach ``far``.
     """
     distances = make_spans(runs, kinds[0])
-    tables = [make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds]
-    passes = [
-        Depths(
-            *(
-                Depth(steps[axis] ** 2, FAR[kind], table, make_block(runs.shape, axis, kind))
-                for table, kind in zip(tables, kinds, strict=True)
-            )
-        )
-        for axis in (1, 2)
-    ]
+    tables = {kind: make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds}
+    passes = []
+    for axis in (1, 2):
+        depths = {
+            kind: Depth(steps[axis] ** 2, FAR[kind], table, make_block(runs.shape, axis, kind))
+            for kind, table in tables.items()
+        }
+        passes.append(Depths(*(depths[kind] for kind in kinds)))
     thick = _make_thick(runs.shape, passes[0], below)
     if not _first_pass(runs, passes[0].narrow, distances, thick, below):
         reuse(distances)
@@ -101,7 +100,7 @@ def measure(
     whole = np.zeros(0, np.uint16)
     if kinds[0] is np.uint16:
         whole = (np.sqrt(np.arange(FAR[np.uint16] + 1) * factor) / divisor).astype(np.uint16)
-    _second_pass(runs, passes[0].wide, passes[1], distances, thick, whole, factor, divisor)
+    _second_pass(runs, passes[0].wide, passes[1], distances, thick, below, whole, factor, divisor)
     return distances
 
 
@@ -122,7 +121,7 @@ def _make_thick(shape: tuple[int, int, int], first: Depths, below: bool) -> Thic
 def _first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick, below: bool) -> bool:
     """Write squared distances along the first two axes, at most ``far``, to ``distances``.
 
-    Returns False, with the work unfinished, if too many strips reach ``far``, unless ``below``.
+    Returns False, with the work unfinished, if too many strips reach ``far``; never if ``below``.
     """
     n0, n1, n2 = runs.shape
     n, done = 0, 0
@@ -131,8 +130,8 @@ def _first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick, below
         spread_lines(runs, begin, lines, narrow.tables, narrow.block)
         for strip in range(0, lines * n0, LANES):
             done += 1
-            n += not _measure(narrow, strip, n1)
-            if n > _FIRST + done // _SHARE and not below:
+            n += not _measure(narrow, strip, n1, below)
+            if n > _FIRST + done // _SHARE:
                 return False
         keep_lines(runs, begin, lines, narrow.block, distances)
     return True
@@ -145,6 +144,7 @@ def _second_pass(
     depths: Depths,
     distances: Spans,
     thick: Thick,
+    below: bool,
     whole: np.ndarray,
     factor: float,
     divisor: float,
@@ -162,7 +162,7 @@ def _second_pass(
         lines = min(most, n1 - begin)
         load_lines(runs, begin, lines, distances, narrow.block)
         for strip in range(0, lines * n0, LANES):
-            again[strip // LANES] = not _measure(narrow, strip, n2)
+            again[strip // LANES] = not _measure(narrow, strip, n2, below)
         for row in range(n2):
             for i in range(lines):
                 line, place = begin + i + row * n1, row * narrow.block.pitch + i * n0
@@ -273,10 +273,10 @@ def _measure_again(runs: Runs, block: int, strip: int, wide: Depth, thick: Thick
 
 
 @compiled
-def _measure(narrow: Depth, strip: int, rows: int) -> bool:
-    """Measure a strip; return False if any result is ``far``."""
+def _measure(narrow: Depth, strip: int, rows: int, below: bool) -> bool:
+    """Measure a strip; return False if any result is ``far``, but always True if ``below``."""
     block, exact = narrow.block, True
-    if measure_strip(block, strip, rows, narrow.unit, narrow.far):
+    if measure_strip(block, strip, rows, narrow.unit, narrow.far) and not below:
         for row in range(rows):
             exact &= not reaches(block, strip + row * block.pitch, narrow.far)
     return exact

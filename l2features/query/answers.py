@@ -1,7 +1,6 @@
 """Convert rows to JSON, Arrow and Parquet, column by column and without a Python object per value.
 
-For JSON, orjson serializes each column as a whole. The text of a column is cut between rows, and Arrow joins
-the pieces of each row. Only orjson holds the GIL.
+For JSON, `column_texts` makes the texts of each column, and Arrow joins those of each row.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from ..core.geometry import Geometry
 from ..core.ids import Ids
 from ..core.rows import Rows, served_column
 from ..core.schema import BY_NAME, INT64, NAMES
+from .column_texts import QUOTE, Mask, choose, member_texts, scalar, texts_of
 from .reader import Status
 
 ROWS_PER_PART = 2_500
@@ -30,8 +30,6 @@ ROWS_PER_PART = 2_500
 FEW_ROWS = 32
 """Up to this number of rows, JSON is made row by row, which is faster for few rows."""
 _STATUS_NAMES = [status.name.lower() for status in Status]
-_COMMA, _COLON, _BRACKET, _QUOTE = b',:["'
-Mask = npt.NDArray[np.bool_]
 Column = tuple[str, np.ndarray, Mask]
 """Name of an attribute, its values (n, *shape), and the mask (n,) of the rows that have a value."""
 
@@ -96,92 +94,23 @@ def _many_objects(
     reasons: Mapping[int, str],
 ) -> memoryview:
     """Return what `_few_objects` returns, but serialize column by column, which is faster for many rows."""
-    members = [(name, _member_texts(name, values, present), present) for name, values, present in columns]
+    members = [(name, member_texts(name, values, present), present) for name, values, present in columns]
     if status is not None:
-        names = _choose([b":" + orjson.dumps(name) for name in _STATUS_NAMES], status)
+        names = choose([b":" + orjson.dumps(name) for name in _STATUS_NAMES], status)
         which, texts = _reasons(ids, reasons)
-        why = _choose([b"", *(b":" + orjson.dumps(text) for text in texts)], which + 1)
+        why = choose([b"", *(b":" + orjson.dumps(text) for text in texts)], which + 1)
         members += [("status", names, np.ones(len(ids), dtype=bool)), ("reason", why, which >= 0)]
     begun = np.zeros(len(ids), dtype=bool)
     first = (np.arange(len(ids)) == 0).astype(np.int8)
-    keys = _texts(np.ascontiguousarray(ids), np.ones(len(ids), dtype=bool), _QUOTE)
-    pieces = [_choose([b",", before], first), keys, _scalar(b'":{')]
+    keys = texts_of(np.ascontiguousarray(ids), np.ones(len(ids), dtype=bool), QUOTE)
+    pieces = [choose([b",", before], first), keys, scalar(b'":{')]
     for name, text, present in members:
         if present.any():
             key = orjson.dumps(name)
-            pieces += [_choose([b"", key, b"," + key], present * (1 + begun)), text]
+            pieces += [choose([b"", key, b"," + key], present * (1 + begun)), text]
             begun |= present
-    joined = pc.binary_join_element_wise(*pieces, _scalar(b"}"), _scalar(b""))
+    joined = pc.binary_join_element_wise(*pieces, scalar(b"}"), scalar(b""))
     return memoryview(joined.buffers()[2])
-
-
-def _scalar(text: bytes) -> Any:
-    return pa.scalar(text, pa.binary())
-
-
-def _choose(choices: list[bytes], which: npt.NDArray[np.integer]) -> Any:
-    """Return ``choices[which[i]]`` for each row i, shape (n,); a scalar if all rows have the same."""
-    if (which == which[0]).all():
-        return _scalar(choices[which[0]])
-    return pa.array(choices, pa.binary()).take(pa.array(which))
-
-
-def _member_texts(name: str, values: np.ndarray, present: Mask) -> Any:
-    """Return what `_texts` returns for the values of an attribute.
-
-    The texts of numbers that are stored in 16 bits are taken from a table.
-    """
-    attribute = BY_NAME[name]
-    if attribute.serving or attribute.dtype.itemsize != 2:
-        return _texts(values, present)
-    values = values if present.all() else values[present]
-    table, starts = _short_texts(attribute.dtype, attribute.shape)
-    which = values.astype(attribute.dtype).view(np.uint16).reshape(-1, len(starts)) + starts
-    _, offsets, text = table.take(pa.array(which.reshape(-1))).buffers()
-    ends = np.frombuffer(offsets, dtype=np.int32, count=which.size + 1)[:: len(starts)]
-    return _array(text, ends, present)
-
-
-@cache
-def _short_texts(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Any, npt.NDArray[np.int32]]:
-    """Return JSON texts of all numbers of a 16-bit ``dtype``, for each position in an array of ``shape``.
-
-    The joined texts of an array's numbers are a colon and the array as JSON. Returns a tuple: a table of
-    texts; the index in the table of each position's first text, shape (prod(shape),).
-    """
-    numbers = np.arange(1 << 16, dtype=np.uint16).view(dtype)
-    texts = _texts(numbers, np.ones(len(numbers), dtype=bool))
-    *before, last = (b":" + orjson.dumps(np.zeros(shape, dtype=int).tolist())).split(b"0")
-    around = list(zip(before, [b""] * (len(before) - 1) + [last], strict=True))
-    kinds = list(dict.fromkeys(around))
-    tables = [
-        pc.binary_join_element_wise(pc.binary_replace_slice(texts, 0, 1, start), _scalar(end), _scalar(b""))
-        for start, end in kinds
-    ]
-    starts = len(numbers) * np.array([kinds.index(pair) for pair in around], dtype=np.int32)
-    return pa.concat_arrays(tables), starts
-
-
-def _texts(values: np.ndarray, present: Mask, before: int = _COLON) -> Any:
-    """Return each row's value as JSON after the character ``before``, or empty text if absent; shape (n,)."""
-    values = values if present.all() else values[present]
-    if values.dtype.kind == "f":
-        values = values.astype(np.float64, copy=False)
-    listed = values.tolist() if values.dtype.kind == "U" else values
-    text = np.frombuffer(bytearray(orjson.dumps(listed, option=orjson.OPT_SERIALIZE_NUMPY)), dtype=np.uint8)
-    if values.ndim == 1:
-        starts = np.append([0], np.flatnonzero(text == _COMMA))
-    else:
-        brackets_of_a_row = 1 if values.ndim == 2 else 1 + values.shape[1]
-        starts = np.flatnonzero(text == _BRACKET)[1::brackets_of_a_row] - 1
-    text[starts] = before
-    return _array(text, np.append(starts, len(text) - 1).astype(np.int32), present)
-
-
-def _array(text: Any, ends: npt.NDArray[np.int32], present: Mask) -> Any:
-    """Return an array (n,): ``text`` cut at ``ends``, and empty texts where ``present`` (n,) is false."""
-    offsets = ends[np.append([0], present.cumsum())]
-    return pa.Array.from_buffers(pa.binary(), len(present), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64], list[str]]:

@@ -185,11 +185,11 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
         check_equal(compute_features(volume, resolution), plain_features(volume, resolution))
 
 
-def use_only(monkeypatch: pytest.MonkeyPatch, kinds: tuple[type, ...]) -> None:
-    """Have distances measured first in one of these types of integers."""
+def use_only(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    """Have distances measured first in this type of integers."""
 
     def measured(*arguments: Any) -> Spans | None:
-        return measure(*arguments) if arguments[4][0] in kinds else None
+        return measure(*arguments) if arguments[4][0] is kind else None
 
     monkeypatch.setattr(distance, "measure", measured)
 
@@ -200,7 +200,7 @@ def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, i
     """Check that squared distances of 32 and 64 bits give the same features as those of 16."""
     volume = make_blobs(np.random.default_rng(8), shape, 9)
     expected = compute_features(volume, (16, 16, 40)).tobytes()
-    use_only(monkeypatch, (kind,))
+    use_only(monkeypatch, kind)
     assert compute_features(volume, (16, 16, 40)).tobytes() == expected
 
 
@@ -208,12 +208,25 @@ def test_thick_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPa
     """Check labels so thick that some squared distances do not fit into 32 bits."""
     resolution = (160.5, 160.5, 400.3)
     volume = make_blobs(np.random.default_rng(8), (118, 149, 30), 9)
-    use_only(monkeypatch, (np.int64,))
+    use_only(monkeypatch, np.int64)
     expected = compute_features(volume, resolution)
     assert expected["max_dt_nm"].max() > 0.1 * 2**15
     monkeypatch.undo()
-    use_only(monkeypatch, (np.int32,))
+    use_only(monkeypatch, np.int32)
     assert compute_features(volume, resolution).tobytes() == expected.tobytes()
+
+
+def test_giant_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check a label so large that 32 bits are given up."""
+    resolution = (160.5, 160.5, 400.3)
+    volume = np.ones((118, 149, 60), np.uint8)
+    volume[50, 60, 30] = 2
+    given_up = compute_features(volume, resolution)
+    use_only(monkeypatch, np.int64)
+    assert compute_features(volume, resolution).tobytes() == given_up.tobytes()
+    use_only(monkeypatch, np.int32)
+    with pytest.raises(StopIteration):
+        compute_features(volume, resolution)
 
 
 def test_exact_beyond_float32() -> None:
