@@ -35,7 +35,7 @@ def choose(choices: list[bytes], which: npt.NDArray[np.integer]) -> Any:
 def member_texts(name: str, values: np.ndarray, present: Mask) -> Any:
     """Return what `texts_of` returns for the values of an attribute.
 
-    Arrays of 16-bit numbers are made from a table of texts, which is faster from some 300 rows on.
+    Arrays of 16-bit numbers are made from a table of texts, which is faster for many rows.
     """
     attribute = BY_NAME[name]
     if not _is_short(attribute):
@@ -53,7 +53,7 @@ def _is_short(attribute: Attribute) -> bool:
 
 
 def warm_up() -> None:
-    """Make the tables of texts, which takes 0.1 s and 8 MB; otherwise, the first large answer does."""
+    """Make the tables of texts; otherwise, the first large answer does."""
     for attribute in filter(_is_short, ATTRIBUTES):
         _short_texts(attribute.dtype, attribute.shape)
 
