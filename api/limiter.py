@@ -18,31 +18,59 @@ class Limiter:
     """Limits requests and ids that are in flight.
 
     At most ``max_requests`` requests run at a time. At most ``share`` of them are for one data set, which
-    leaves room for others if one store hangs. All requests together have at most ``max_ids`` ids, except for
-    a single request that has more ids: it runs alone.
+    leaves room for others if one store hangs. For each of these permits, ``queued`` further requests may
+    wait. All requests together have at most ``max_ids`` ids, except for a single request that has more ids:
+    it runs alone.
     """
 
     def __init__(
-        self, max_requests: int, share: int, max_ids: int, timeout_s: float, retry_after_s: int
+        self,
+        max_requests: int,
+        share: int,
+        max_ids: int,
+        timeout_s: float,
+        retry_after_s: int,
+        queued: int = 0,
     ) -> None:
         self.max_requests, self.share, self.max_ids = max_requests, share, max_ids
-        self.timeout_s, self.retry_after_s = timeout_s, retry_after_s
+        self.timeout_s, self.retry_after_s, self.queued = timeout_s, retry_after_s, queued
         self._ids = 0
-        self._requests = Counter[str]()
+        self._running, self._admitted = Counter[str](), Counter[str]()
         self._changed = threading.Condition()
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[None]:
-        """Hold a permit for a request during the block. Raises ApiError 429 at once if no permit is free."""
+        """Hold a permit for a request during the block; wait for it first.
+
+        Raises ApiError 429 at once if too many requests wait, and if no permit is free within ``timeout_s``.
+        """
         with self._changed:
-            if self._requests.total() >= self.max_requests or self._requests[dataset] >= self.share:
-                raise self._too_many("requests", min(self.share, self.max_requests))
-            self._requests[dataset] += 1
+            if not self._has_permit(self._admitted, dataset, 1 + self.queued):
+                raise self._too_many_requests()
+            self._admitted[dataset] += 1
+        try:
+            with self._permit(dataset):
+                yield
+        finally:
+            with self._changed:
+                self._admitted[dataset] -= 1
+
+    @contextmanager
+    def _permit(self, dataset: str) -> Iterator[None]:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_permit(self._running, dataset), self.timeout_s):
+                raise self._too_many_requests()
+            self._running[dataset] += 1
         try:
             yield
         finally:
             with self._changed:
-                self._requests[dataset] -= 1
+                self._running[dataset] -= 1
+                self._changed.notify_all()
+
+    def _has_permit(self, requests: Counter[str], dataset: str, times: int = 1) -> bool:
+        """Return whether one more request is within ``times`` the limits."""
+        return requests.total() < times * self.max_requests and requests[dataset] < times * self.share
 
     @contextmanager
     def ids(self, count: int) -> Iterator[None]:
@@ -64,15 +92,22 @@ class Limiter:
     def _has_room(self, count: int) -> bool:
         return not self._ids or self._ids + count <= self.max_ids
 
+    def _too_many_requests(self) -> ApiError:
+        return self._too_many("requests", min(self.share, self.max_requests))
+
     def _too_many(self, what: str, limit: int) -> ApiError:
         message = f"this server works on at most {limit} {what} at a time: try again later"
         return ApiError(429, f"too_many_{what}", message, limit=limit, retry_after=self.retry_after_s)
 
 
-def read_limiter(most: int, settings: Settings, data_sets: int) -> Limiter:
-    """Return a limiter of ``most`` concurrent reads, for a server with ``data_sets`` data sets."""
+def read_limiter(most: int, settings: Settings, data_sets: int, queued: int = 0) -> Limiter:
+    """Return a limiter of ``most`` concurrent reads, for a server with ``data_sets`` data sets.
+
+    For each read that may run, ``queued`` further reads may wait.
+    """
     share = -(-most * SHARE // 100) if data_sets > 1 else most
-    return Limiter(most, share, settings.max_ids_in_flight, settings.queue_timeout_s, settings.retry_after_s)
+    ids, timeout_s = settings.max_ids_in_flight, settings.queue_timeout_s
+    return Limiter(most, share, ids, timeout_s, settings.retry_after_s, queued)
 
 
 def wait_limiter(settings: Settings) -> Limiter:

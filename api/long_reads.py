@@ -44,17 +44,20 @@ class LongRead:
 
 
 class LongReads:
-    """Limits concurrent long reads; each request is answered within the setting ``root_timeout_s``."""
+    """Limits concurrent long reads; each read ends within the setting ``root_timeout_s``.
 
-    def __init__(self, settings: Settings, data_sets: int) -> None:
-        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
+    For each read that may run, ``queued`` further reads may wait.
+    """
+
+    def __init__(self, settings: Settings, data_sets: int, queued: int = 0) -> None:
+        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets, queued)
         self.timeout_s = settings.root_timeout_s
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[LongRead]:
         """Hold a permit until both the block and its read have ended.
 
-        Raises ApiError 429 at once if no permit is free.
+        Raises ApiError 429 if no permit is free; a read that may wait does so first.
         """
         with ExitStack() as permit:
             permit.enter_context(self.limiter.request(dataset))

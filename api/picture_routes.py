@@ -50,13 +50,15 @@ CONTENTS = {
     "skeletons": "and the skeleton of each root, ROOT",
     "segment_properties": "and lists of roots: ROOT,ROOT/info, or version-N/info for its largest roots",
 }
+QUEUED = 3
+"""Requests that may wait for each one that runs: cloud-volume reads 20 cells at a time."""
 Read = Callable[[PictureReader, Ids], Picture]
 
 
 def register_pictures(app: OpenAPI, service: AppResources) -> None:
     """Register the routes of pictures."""
     settings, datasets = service.settings, service.datasets
-    api, reads = new_routes("pictures", settings, PICTURES), RootReads(service)
+    api, reads = new_routes("pictures", settings, PICTURES), RootReads(service, QUEUED)
     _listing_routes(api, datasets)
     _node_routes(api, datasets, reads)
     _neuron_routes(api, settings, datasets, reads)

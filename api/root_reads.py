@@ -40,11 +40,14 @@ ReadKept = Callable[[NeuronReader], RootAnswer | None]
 
 
 class RootReads:
-    """Reads roots with separate concurrency limits, so that a slow graph delays only reads of roots."""
+    """Reads roots with separate concurrency limits, so that a slow graph delays only reads of roots.
 
-    def __init__(self, service: AppResources) -> None:
+    For each read that may run, ``queued`` further reads may wait.
+    """
+
+    def __init__(self, service: AppResources, queued: int = 0) -> None:
         self.settings, self.missing, self.waits = service.settings, service.missing, service.waits
-        self.long = LongReads(service.settings, len(service.datasets.all()))
+        self.long = LongReads(service.settings, len(service.datasets.all()), queued)
 
     def answer(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 
 import pytest
@@ -12,8 +13,10 @@ from api.error_responses import ApiError
 from api.limiter import Limiter
 
 
-def limiter(max_requests: int = 4, share: int = 3, max_ids: int = 100, timeout_s: float = 0.05) -> Limiter:
-    return Limiter(max_requests, share, max_ids, timeout_s, retry_after_s=2)
+def limiter(
+    max_requests: int = 4, share: int = 3, max_ids: int = 100, timeout_s: float = 0.05, queued: int = 0
+) -> Limiter:
+    return Limiter(max_requests, share, max_ids, timeout_s, 2, queued)
 
 
 def test_one_request_too_many_is_refused_at_once() -> None:
@@ -25,6 +28,38 @@ def test_one_request_too_many_is_refused_at_once() -> None:
         assert refused.value.body.code == "too_many_requests"
         with reads.request("c"), pytest.raises(ApiError), reads.request("c"):
             pass
+
+
+def test_requests_wait_in_the_queue_for_their_permits() -> None:
+    reads, begun = limiter(max_requests=1, share=1, timeout_s=10, queued=1), time.monotonic()
+    with ExitStack() as first:
+        first.enter_context(reads.request("a"))
+        threading.Timer(0.1, first.pop_all().close).start()
+        with reads.request("a"):
+            assert time.monotonic() - begun > 0.09
+
+
+def test_a_request_is_refused_at_once_if_the_queue_is_full() -> None:
+    reads = limiter(max_requests=1, share=1, timeout_s=30, queued=1)
+
+    def read() -> bool:
+        with reads.request("a"):
+            return True
+
+    with ThreadPoolExecutor(2) as pool:
+        with reads.request("a"):
+            both = [pool.submit(read) for _ in range(2)]
+            first = next(as_completed(both, timeout=10))
+            assert isinstance(first.exception(), ApiError)
+        assert sum(read.exception() is None for read in both) == 1
+
+
+def test_a_request_leaves_the_queue_after_the_time_out() -> None:
+    reads = limiter(max_requests=1, share=1, queued=1)
+    for _ in range(2):
+        with reads.request("a"), pytest.raises(ApiError) as refused, reads.request("a"):
+            pass
+        assert (refused.value.status, refused.value.body.code) == (429, "too_many_requests")
 
 
 def test_one_data_set_leaves_room_for_others() -> None:

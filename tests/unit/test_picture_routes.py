@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,23 @@ def test_a_graph_or_a_store_that_is_down(api: NeuronApi, monkeypatch: pytest.Mon
         assert (answer.status_code, answer.json["code"]) == (503, "graph_unavailable")
         assert answer.headers["Cache-Control"] == ASKED_AGAIN
     assert api.get(f"{PLACE}/nodes/info").status_code == 200
+
+
+def test_requests_for_pictures_wait_in_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = neuron_api(tmp_path, monkeypatch, ROOTS, max_root_requests=1)
+    root_nodes, release = api.graph.root_nodes, threading.Event()
+
+    def slow(*asked: Any) -> Any:
+        assert release.wait(30)
+        return root_nodes(*asked)
+
+    def read() -> int:
+        client = api.client.application.test_client()
+        return client.get(f"/l2cache/api/v1/table/sample/{PLACE}/nodes/rel_root/{FIRST}").status_code
+
+    monkeypatch.setattr(api.graph, "root_nodes", slow)
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(read) for _ in range(5)]
+        assert next(as_completed(answers, timeout=10)).result() == 429
+        release.set()
+        assert sorted(answer.result() for answer in answers) == [200, 200, 200, 200, 429]
