@@ -73,7 +73,7 @@ def protect(
 
     @auth_required
     def check(**arguments: Any) -> ResponseReturnValue | None:
-        """Return None if the user may view the route's data set, or the error response.
+        """Return None if the user may view the route's data set, else the error response.
 
         middle_auth_client calls this after it has found the token's user.
         """
@@ -131,7 +131,6 @@ def _viewable(service: _Service, names: Collection[str]) -> Viewable:
 
 
 def _token() -> str | None:
-    """Return the Bearer token of the Authorization header, else the cookie's token, else None."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme == "Bearer" and token:
         return token
@@ -191,8 +190,8 @@ class _Service:
     def user(self, token: str) -> dict[str, Any] | None:
         """Return the user of a token; None for an unknown token.
 
-        A second call within a request skips the cache: the library makes one if cached permissions may be out
-        of date. Raises ApiError 503 if the service does not answer.
+        A second call within a request skips the cache. The library calls twice if cached permissions may be
+        out of date. Raises ApiError 503 if the service does not answer.
         """
         path = decorators.MY_PERMISSION_URL
         if not re.fullmatch("[!-~]+", token):

@@ -24,7 +24,7 @@ BINARY = "application/octet-stream"
 REFUSED = ("application/x-www-form-urlencoded", "multipart/form-data")
 PIECE = 1 << 16
 OTHER_VALUES = 1000
-"""JSON values that a body may contain besides its ids and one list around each id."""
+"""Maximum number of JSON values in a body, besides its ids and a list around each id."""
 _DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"-?(NaN|Infinity)")

@@ -33,7 +33,7 @@ _FORMS = {
 
 
 class Settings(BaseSettings):
-    """The server's settings. Each environment variable is the alias, or else L2CACHE_ plus the name."""
+    """The server's settings. A setting's environment variable is its alias, else L2CACHE_ plus its name."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True, allow_inf_nan=False)
 

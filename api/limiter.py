@@ -18,8 +18,8 @@ class Limiter:
     """Limits requests and ids that are in flight.
 
     At most ``max_requests`` requests run at a time. At most ``share`` of them are for one data set, which
-    leaves room for others if one store hangs. For each of these permits, ``queued`` further requests may
-    wait. All requests together have at most ``max_ids`` ids, except for a single request that has more ids:
+    leaves room for others if one store hangs. ``queued`` times as many may wait, in total and for one data
+    set. All requests together have at most ``max_ids`` ids, except for a single request that has more ids:
     it runs alone.
     """
 

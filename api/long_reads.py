@@ -44,7 +44,7 @@ class LongRead:
 
 
 class LongReads:
-    """Limits concurrent long reads; each read ends within the setting ``root_timeout_s``.
+    """Limits concurrent long reads. A request waits for its read up to the setting ``root_timeout_s``.
 
     For each read that may run, ``queued`` further reads may wait.
     """
@@ -57,7 +57,7 @@ class LongReads:
     def request(self, dataset: str) -> Iterator[LongRead]:
         """Hold a permit until both the block and its read have ended.
 
-        Raises ApiError 429 if no permit is free; a read that may wait does so first.
+        Raises ApiError 429 as `Limiter.request` does.
         """
         with ExitStack() as permit:
             permit.enter_context(self.limiter.request(dataset))

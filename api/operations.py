@@ -78,7 +78,7 @@ def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Set
     def ready() -> Response:
         """Return the state of each data set.
 
-        The status is 503 if any store cannot be reached, no data set is ready, or the server is draining.
+        The status is 503 if a store cannot be reached, no data set is ready, or the server is draining.
         """
         if settings.drain_file and settings.drain_file.exists():
             return json_response(Health(status="draining", datasets={}).model_dump(), 503)

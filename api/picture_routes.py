@@ -51,7 +51,7 @@ CONTENTS = {
     "segment_properties": "and lists of roots: ROOT,ROOT/info, or version-N/info for its largest roots",
 }
 QUEUED = 3
-"""Requests that may wait for each one that runs: cloud-volume reads 20 cells at a time."""
+"""Waiting requests allowed per running request: cloud-volume reads 20 cells at a time."""
 Read = Callable[[PictureReader, Ids], Picture]
 
 
@@ -199,7 +199,7 @@ def _answer(
 ) -> Response:
     """Return the response with the stored picture that ``kept`` returns, or else with a picture by ``read``.
 
-    ``changes`` is the Cache-Control of a picture that is not ``lasting``.
+    ``changes`` is the Cache-Control of a picture unless `Picture.lasting` is true.
     """
 
     def found(picture: Picture) -> RootAnswer:
@@ -217,7 +217,6 @@ def _answer(
 
 
 def _layer(path: LayerPath) -> NodeLayer:
-    """Return the layer of nodes that the path names. Raises ApiError 404 for an unknown layer."""
     if path.layer not in NODE_LAYERS:
         raise _unknown_layer(path.layer, "layer")
     return NODE_LAYERS[path.layer]

@@ -132,7 +132,6 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: ServedD
 
 
 def _check_accepts_json() -> None:
-    """Raise ApiError 406 if the client does not accept JSON, the only format of the response."""
     accepted(request.headers.get("Accept"), (JSON,))
 
 

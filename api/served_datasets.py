@@ -64,7 +64,7 @@ class Noted(NamedTuple):
 
 
 class VersionsPlace(NamedTuple):
-    """The catalog of a data set's versions; None if the data set has no folder of versions."""
+    """A data set's catalog of versions; ``catalog`` is None if the data set has no folder of versions."""
 
     catalog: Catalog | None
 
@@ -205,7 +205,7 @@ class ServedDataset:
         )
 
     def _geometry_of_graph(self) -> Geometry:
-        """Read the geometry of the segmentation or its graph, and store it in the table for later starts."""
+        """Read the geometry from segmentation and graph, and store it in the table for later starts."""
         # Only PCGL2Cache's tables need it: a second of imports that other servers do without.
         from l2features.ingest.compute import read_geometry
 

@@ -75,7 +75,7 @@ def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, 
     def view(path: DatasetPath, query: ViewQuery) -> Response:
         """Redirect browsers to Neuroglancer, which draws the roots.
 
-        Without `roots` and `version`, Neuroglancer shows the centre of the volume.
+        With neither `roots` nor `version`, Neuroglancer shows the centre of the volume.
         """
         served, roots = datasets[path.dataset], sorted_unique(parse_roots(query.roots))
         if len(roots) > MOST_ROOTS:
@@ -167,7 +167,6 @@ def _response(
 
 
 def _responses() -> dict[int, dict[str, Any] | type[BaseModel]]:
-    """Return the responses to a request for a link, for the OpenAPI document."""
     examples = {413: TOO_MANY_NODES, 422: INVALID_PARAMETER}
     return {
         200: ViewLink,

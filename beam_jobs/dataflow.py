@@ -17,7 +17,7 @@ DEFAULTS = (
 )
 """Default flags. Dataflow starts a process for each core of a worker; a second thread in a process would
 compete for the GIL and keep a second chunk in memory. The disk stores the image and no shuffled data. Code
-comes from the image, not from the launcher's main module. A process whose chunk exceeds the time-out exits.
+comes from the image, not from the launcher's main module. A process exits after 20 minutes on one chunk.
 """
 _NOT_IN_LABELS = re.compile(r"[^a-z0-9_-]")
 LABEL_LENGTH = NAME_LENGTH = 63

@@ -1,9 +1,9 @@
 """Make a version: the nodes of a data set that are valid at one time, their roots and features, in Parquet.
 
 Writes the files of a version and then its manifest below --output, in a folder named by its number. After an
-interruption, run the same command again: it continues, and makes the same files. With --base, only changes
-since that version are read and written. `l2features versions` lists, checks, compares and deletes versions,
-`l2features query` queries them; see docs/versions.md.
+interruption, run the same command again: it continues, and makes the same files. --base renews an earlier
+version: only changes since that version are read and written. `l2features versions` lists, checks, compares
+and deletes versions, `l2features query` queries them; see docs/versions.md.
 
 example, a first version:
   python -m beam_jobs.materialize --config datasets.yml --dataset minnie \\

@@ -95,8 +95,8 @@ def plan(args: argparse.Namespace) -> StaticExport:
 def scan_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
     """Return the first job of a run: read the rows of each unit, and keep them in files.
 
-    A unit is a part of a version's file, or the roots whose skeletons are exported. ``units`` is the number
-    of units.
+    A unit is some rows of a version's file or, as the last unit, the roots whose skeletons are exported.
+    ``units`` is the number of units.
     """
     worker = partial(files.open_worker, run)
     return numbered_job(units, "unit of the scan", run.open_store, files.has, worker)

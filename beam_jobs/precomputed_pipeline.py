@@ -56,7 +56,7 @@ class _FinishFn(RunFn):
 class ScanNodes(beam.PTransform):
     """Read each unit; return pairs (shard's number, rows as bytes).
 
-    A unit is a part of a version's file, or the roots whose skeletons are exported.
+    A unit is some rows of a version's file or, as the last unit, the roots whose skeletons are exported.
     """
 
     run: StaticExport

@@ -46,7 +46,7 @@ from .options import booleans_of
 ALWAYS_ON = ("streaming", "enable_streaming_engine")
 """Beam options that Dataflow's runner turns on for a job that reads subscriptions."""
 REPLAY_ATTEMPTS, STREAM_ATTEMPTS, DATAFLOW_ATTEMPTS = 3, 6, 6
-"""Defaults of --attempts. On Dataflow, 6 attempts take 16 s, while a group of messages waits."""
+"""Defaults of --attempts. On Dataflow, the 6 attempts at a call take 16 s, and the whole batch waits."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ def streaming_flags(flags: Sequence[str]) -> list[str]:
     """Return the Beam flags of a streaming job: at-least-once, unless ``flags`` ask for exactly-once.
 
     A row depends only on its id, so writing a row twice is harmless, and cheaper than exactly-once. If
-    ``flags`` name both modes, exactly-once wins: the launcher of a template adds the default to the user's.
+    ``flags`` name both modes, exactly-once wins: a template's launcher adds the default mode to the user's.
     """
     options = pipeline_options(flags)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []

@@ -68,8 +68,8 @@ class Ratio:
     """How many times faster one request is than another.
 
     Attributes:
-        slow_ms, fast_ms: medians over the repeats of the median time within a repeat.
-        times: median over the repeats of the ratio within a repeat, since the speed of a machine changes.
+        slow_ms, fast_ms: time of each request, the median of the repeats' medians.
+        times: median of the repeats' ratios, since the speed of a machine changes between repeats.
         least: the required minimum; None for no minimum.
     """
 
@@ -145,7 +145,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def start(folder: Path, features: np.ndarray, options: argparse.Namespace, running: ExitStack) -> list[Asker]:
-    """Create tables and servers, and return their clients: the reference, the API over each store."""
+    """Create tables and servers; return an `Asker` for each server, the reference's first."""
     emulator = Emulator()
     running.callback(emulator.stop)
     os.environ[emulator.variable] = emulator.host
@@ -247,7 +247,7 @@ def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterato
 
 
 def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
-    """Yield the kinds of requests to measure, except concurrent cold requests for too many ids."""
+    """Yield the kinds of requests to measure. The number of ids in concurrent cold requests is limited."""
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
         most = asker.most_cold if asker.caches else 2 * MANY

@@ -44,7 +44,7 @@ def run_job(
 
 
 class MemoryPeak:
-    """Measures, every 0.5 s, the largest proportional set size (MB) of a process and its descendants."""
+    """Measures, every 0.5 s, the largest proportional set size (MB) among a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
         self.mb, self._pid, self._done = 0.0, pid, threading.Event()

@@ -2,8 +2,8 @@
 
 The segmentation has no files, so that a chunk costs little. The table is in the Bigtable emulator, behind
 nginx, whose logs count the requests of the launcher and of the workers. Local workers use the launcher's
-address, so that their requests count as the launcher's. Beam enumerates all chunks before it computes the
-first, so for Beam the time is until a worker reads the states of the first chunks.
+address, so that their requests count as the launcher's. The time is until a chunk is done. On Beam, which
+enumerates all chunks first, it is until a worker reads the states of chunks.
 
 example:
   python -m benchmarks.launchers

@@ -1,4 +1,4 @@
-"""Compare the job that makes a version with a caveclient loop over all roots, on the same emulator.
+"""Compare a caveclient loop over all roots with the job that makes a version, on the same emulator.
 
 "Today's loop": for each root, caveclient asks a graph server for the root's L2 ids, and a reference server of
 features (benchmarks/plain_server.py) for the rows of these ids. It runs on a sample of the roots; its time is
@@ -179,7 +179,7 @@ def started(
 
 
 def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Console) -> list[Bar]:
-    """Return the results with their limits."""
+    """Return the measured values, each with its required minimum or maximum."""
     nodes = sum(len(neuron.l2_ids) for neuron in neurons)
     today = todays_seconds(bench, neurons, running)
     fresh = bench.materialize("versions", BEFORE)

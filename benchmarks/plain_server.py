@@ -2,7 +2,7 @@
 
 Like PCGL2Cache, it uses kvdbclient's ``read_nodes`` and ``flask.json``. Unlike PCGL2Cache, it needs no graph
 server for metadata, opens its client once, computes positions with Python integers, and validates nothing.
-`leaves` reads a root's L2 ids in the same way.
+`leaves` reads a root's L2 ids as PyChunkedGraph does.
 
     gunicorn "benchmarks.plain_server:create_app('PROJECT', 'INSTANCE', 'TABLE', 'geometry.json')"
 """

@@ -1,4 +1,4 @@
-"""A reference updater, for benchmarks: it reads, maps and measures a whole chunk for each id.
+"""A reference updater, for benchmarks: it reads, maps and transforms a whole chunk for each id.
 
 It works like PCGL2Cache's workers, but measures only the requested node (plain_worker.py), and reads the
 nodes of supervoxels from the graph's table in one range scan, not from a server.

@@ -1,4 +1,4 @@
-"""Export a synthetic version by `python -m beam_jobs.precomputed`; check the levels and the sizes of files.
+"""Export a synthetic version by `python -m beam_jobs.precomputed`; check spatial levels and file sizes.
 
 The version is written by the project's own code. Core-seconds are user and system time of the job and its
 workers, start-up included.
@@ -124,7 +124,7 @@ def write_version(folder: Path, nodes: int, root_nodes: int) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace, console: Console) -> list[Bar]:
-    """Export the version; return the results with their limits."""
+    """Export the version; return the measured values, each with its required minimum or maximum."""
     output = folder / "export"
     arguments = ["--dataset=bench", "--version=1", f"--config={folder}/datasets.yml", f"--output={output}"]
     arguments += [f"--workers={options.workers}", f"--shard_size={options.shard_size}"]

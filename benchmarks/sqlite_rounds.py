@@ -38,7 +38,6 @@ _PROCESSES = multiprocessing.get_context("fork")
 
 
 def _write(url: str, number: int) -> None:
-    """Write ``number`` to all rows of the table at ``url``."""
     rows = np.zeros(len(NODES), FEATURES)
     rows["label"], rows["size_nm3"], rows["area_nm2"] = NODES, 1, number
     with closing(open_store(url, "t")) as store:

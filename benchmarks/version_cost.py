@@ -211,7 +211,7 @@ def _peak_mb() -> float:
 
 
 class _SampledUnits(Units):
-    """Units of a version's job in which every box of chunks has synthetic nodes, without reading a graph."""
+    """Units of work of a version's job, with random nodes instead of a graph's."""
 
     def open(self) -> Any:
         return _SampledNodes()

@@ -44,7 +44,7 @@ COMPILE = (
 COLLECT = ("-m", "pytest", "--collect-only", "-qq", "-n0")
 """Arguments that compile the tests of a new checkout once, instead of in every worker.
 
-Without ``-n0``, workers from PYTEST_ADDOPTS would make it start itself without end.
+Without ``-n0``, workers in PYTEST_ADDOPTS would make each such process start another.
 """
 JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """The Pub/Sub emulator lives for minutes: compiling it well takes more than it saves."""

@@ -41,7 +41,7 @@ class AuditSummary:
         files_missing: chunks that were ingested with files missing.
         nothing_found: whether there is no graph and the ingest never read a segmentation file.
         present: expected nodes with a row.
-        missing_ids, superfluous_ids: up to `EXAMPLES` ids of these kinds, as strings.
+        missing_ids, superfluous_ids: up to `EXAMPLES` ids that are still missing, or superfluous, as strings.
         problems: by chunk or node, why it could not be audited or repaired.
     """
 
@@ -147,7 +147,7 @@ def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
-    """Store a summary as the table's note `NOTE`; ``run`` is the id of the audit's run."""
+    """Store a summary in the note `NOTE`, or `PART_NOTE` for a part of the grid; ``run`` is the run's id."""
     kept = {
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

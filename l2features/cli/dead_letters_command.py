@@ -223,7 +223,9 @@ def _full_names(box: LetterBox, names: tuple[str, ...], where: str) -> list[str]
 
 def _expect_one(name: str, where: str, count: int, box: LetterBox) -> None:
     if count != 1:
-        raise ConfigError(f"dead letter {name!r}: {count} letters in {where} match, expected one{_more(box)}")
+        raise ConfigError(
+            f"dead letter {name!r}: expected one letter, but {count} letters in {where} match{_more(box)}"
+        )
 
 
 def _more(box: LetterBox) -> str:

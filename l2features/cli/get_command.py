@@ -80,7 +80,7 @@ def get(
 def _found(
     store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
 ) -> tuple[ChunkRows, int]:
-    """Return a tuple: the rows of the first ``limit`` ids, or of a whole chunk; the number of ids or rows."""
+    """Return a tuple: rows of the first ``limit`` ids, or a chunk's; the number of all ids, or of rows."""
     from ..query.chunk_lookup import ChunkRows, read_chunk
 
     if isinstance(wanted, np.ndarray):
@@ -91,7 +91,7 @@ def _found(
 
 
 def _report(found: ChunkRows) -> None:
-    """Print what is unusual about a chunk, if anything. Raises StoreError if rows may be missing."""
+    """Print the note on a chunk, if any. Raises StoreError if rows may be missing."""
     if found.note:
         click.echo(found.note, err=True)
     if found.error:

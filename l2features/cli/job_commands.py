@@ -112,7 +112,7 @@ class JobCommand(click.Command):
 
 
 def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
-    """Return the data set of PCGL2Cache's arguments; put its name and the timestamp in ``values``."""
+    """Return the data set that PCGL2Cache's arguments describe; put name and timestamp in ``values``."""
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:

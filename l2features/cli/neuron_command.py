@@ -80,7 +80,6 @@ def _if_a_node(reader: NeuronReader, number: int) -> str:
 
 
 def _write_skeleton(reader: NeuronReader, dataset: Dataset, root: int, file: Path) -> None:
-    """Write the skeleton of a root in the format that the file's suffix names."""
     from ..neurons.skeleton_files import skeleton_file
     from ..query.provenance import provenance
 

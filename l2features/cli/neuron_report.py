@@ -33,7 +33,7 @@ class Shown(NamedTuple):
         return " ".join(map(self.number, value)) if isinstance(value, list) else self.number(value)
 
     def number(self, value: float | None) -> str:
-        """Return a stored number as text, converted to the unit, without its name; "-" for None."""
+        """Return a stored number as text, converted to the unit, without the unit's name; "-" for None."""
         if value is None:
             return "-"
         scaled = value / self.divisor

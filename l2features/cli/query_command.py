@@ -43,8 +43,8 @@ def query(
       nodes        root_id, l2_id, features, missing; sorted by root
       nodes_by_id  the same, sorted by node
       roots        root_id, n_nodes, size_nm3, … of each root
-    DESCRIBE nodes lists the columns. A query reads the files in place, and can read other files, such as
-    'cells.csv'.
+    DESCRIBE nodes lists the columns. A query reads the version's files in place. It can also read other
+    files, such as 'cells.csv'.
 
     \b
     Example:
@@ -104,7 +104,6 @@ def _print_json(connection: VersionSql, sql: str, limit: int | None) -> None:
 
 
 def _print(connection: VersionSql, sql: str, limit: int) -> None:
-    """Print the first rows as a table."""
     from .report import cell_text, rendered
 
     shown, more = Table(box=None, pad_edge=False, header_style="bold"), False

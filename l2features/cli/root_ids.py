@@ -65,7 +65,7 @@ def _texts(rows: Iterator[tuple[int, list[str]]], name: str, column: str | None)
     if not has_header:
         if len(header) > 1:
             raise ConfigError(
-                f"{name}: line {line} has {len(header)} cells: expected one id, or a header before it"
+                f"{name}: line {line} has {len(header)} cells: expected one id, or a header above this line"
             )
         yield line, header[0]
     for line, cells in rows:

@@ -46,6 +46,6 @@ def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     program = configuration()
     check_port(bind)
     for problem in datasets.errors:
-        click.echo(f"error: {problem}; it is not served", err=True)
+        click.echo(f"error: {problem}; this data set is not served", err=True)
     greet_when_up(bind, url_prefix(), list(datasets.usable.values()), auth)
     run_server(program, server_environment(config, bind, workers, auth), CAVE_APP if cave else APP)

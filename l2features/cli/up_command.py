@@ -18,8 +18,8 @@ def up(folder: Path, api_port: int | None, bigtable_port: int | None, pubsub_por
     """Run everything on this machine, until Ctrl-C: emulators, a sample with a graph, updater, HTTP API.
 
     Needs the Google Cloud SDK's emulators of Bigtable and Pub/Sub, but no Docker. Writes only below FOLDER,
-    which must be new, empty, or an earlier stack's. The emulators store nothing on disk, so each start begins
-    with an unedited graph.
+    which must be new, empty, or of an earlier `l2features up`. The emulators store nothing on disk, so each
+    start begins with an unedited graph.
 
     \b
     Example:

@@ -44,7 +44,7 @@ def versions() -> None:
 @with_dataset
 @json_option
 def list_versions(dataset: Dataset, as_json: bool) -> None:
-    """List the versions of DATASET: time, base (the version that it renews), counts and size.
+    """List the versions of DATASET: time, base (the older version whose files it includes), counts and size.
 
     The exit status is 1 if a version cannot be read.
     """

@@ -152,8 +152,8 @@ class Client:
     def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:
         """Return the features of a chunk's nodes, including nodes that edits have superseded.
 
-        A chunk that failed or is not ingested is an error. With ``partial``, the computed nodes of such a
-        chunk are returned instead.
+        Raises an error for a chunk that failed or is not ingested. With ``partial``, returns the computed
+        nodes of such a chunk.
         """
         try:
             chunk = index(x), index(y), index(z)
@@ -191,7 +191,7 @@ class Client:
         return self._source.summaries(node_ids(root_ids), graph)
 
     def versions(self) -> Any:
-        """Return one row per version, oldest first; ``base`` is the number of the version that it renews."""
+        """Return one row per version, oldest first. ``base`` is the earlier version that this one renews."""
         return self._source.versions()
 
     def version(self, number: int | None = None) -> Version:
@@ -264,8 +264,9 @@ class Neuron:
             invalidation_nm: a path of the skeleton represents all nodes within this distance of the path,
                 measured along the graph.
             root_point: (3,) position in nm; the vertex nearest to it becomes the skeleton's root.
-            collapse_nm: radius of a sphere around ``root_point``. The vertex nearest to the point, and the
-                vertices connected to it by edges with an end in the sphere, become one.
+            collapse_nm: radius of a sphere around ``root_point``. An edge is near if it has an end in the
+                sphere. The vertex nearest to the point, and all vertices that paths of near edges connect to
+                it, become one.
             join: join components at their nearest vertices.
         """
         import pyarrow as pa

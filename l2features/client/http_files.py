@@ -19,7 +19,7 @@ from ..versions.manifest import Manifest
 
 TIMEOUT_S = (10.0, 60.0)
 CLOSED_S = 10.0
-"""Maximum seconds for which an exiting program waits for reads in flight."""
+"""Maximum seconds for which an exiting program waits until Arrow has closed its files."""
 
 
 class FilePlace(NamedTuple):

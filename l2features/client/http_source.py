@@ -187,7 +187,6 @@ class HttpSource:
     # ------------------------------------------------------------------ the data set
     @cached_property
     def _about(self) -> dict[str, Any]:
-        """The server's description of the data set."""
         answer = self._ask("GET", "", {}, accept=JSON)
         about: dict[str, Any] = _checked(answer, answer.json, "a description of the data set")
         return about

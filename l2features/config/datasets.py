@@ -135,7 +135,7 @@ class Dataset(BaseModel):
 
     @property
     def served(self) -> bool:
-        """Whether ``cv_path`` is the server of a graph, which also serves the segmentation."""
+        """Whether ``cv_path`` is a graph's server; the server also serves the segmentation."""
         return self.cv_path.startswith(f"{SERVED}://")
 
     @property
@@ -258,7 +258,7 @@ def datasets_of_table(
 
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
-    """Return the environment variables with which the HTTP server serves the data sets file ``path``."""
+    """Return the environment of an HTTP server that reads the data sets file ``path``."""
     file = os.fspath(path)
     variables = {
         CONFIG_VARIABLE: file if file.startswith(BUCKETS) else str(Path(file).resolve()),

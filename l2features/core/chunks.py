@@ -65,8 +65,8 @@ class ChunkBox:
 class FileCounts(NamedTuple):
     """Counts of a chunk's segmentation files, or of its blocks if the segmentation is sharded.
 
-    ``expected`` = ``read`` + ``missing`` + ``empty``. ``empty`` files have 0 bytes. ``forbidden`` is how many
-    of the missing files the server answered with HTTP 403. Missing and empty files are read as background.
+    ``expected`` = ``read`` + ``missing`` + ``empty``. ``empty`` files have 0 bytes. ``forbidden`` is the
+    number of missing files with the HTTP status 403. Missing and empty files are read as background.
     """
 
     expected: int = 0

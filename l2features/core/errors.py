@@ -52,7 +52,7 @@ class StoreUnavailable(StoreError):
 
 
 MAKE_TABLE = "create it by an ingest with --create"
-"""End of the stores' messages of `TableNotFound`."""
+"""End of each store's message of `TableNotFound`."""
 
 
 class TableNotFound(StoreError):
@@ -98,7 +98,7 @@ class LookupTooLarge(VersionError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's type and message in one line; for ValueError and StorageError, only the message."""
+    """Return an error's type and message in one line; no type for ValueError and a volume's StorageError."""
     text = " ".join(_ANSI.sub("", str(error)).split())
     if type(error).__name__ in ("ValueError", "StorageError") and text:
         return text

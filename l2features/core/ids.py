@@ -171,7 +171,6 @@ class IdLayout:
 
 
 def _shortest(bits: int | AxisBits) -> int | AxisBits:
-    """Return one number of bits if all axes have the same, else the three numbers."""
     if isinstance(bits, int):
         return bits
     x, y, z = (int(n) for n in bits)
@@ -226,7 +225,6 @@ def row_keys(ids: Ids) -> list[bytes]:
 
 @cache
 def _four_digits() -> npt.NDArray[np.bytes_]:
-    """Return the numbers from 0 to 9999 as four digits each, shape (10000,)."""
     return np.array([b"%04d" % i for i in range(10_000)])
 
 

@@ -52,5 +52,5 @@ def likely_saturated(geometry: Geometry) -> list[str]:
 
 
 def saturated_text(counts: Mapping[str, int]) -> str:
-    """Return counts as "attribute in n nodes", in the order of their names."""
+    """Return counts as "attribute in n nodes", sorted by attribute."""
     return ", ".join(f"{name} in {nodes} nodes" for name, nodes in sorted(counts.items()))

@@ -230,6 +230,6 @@ class _Builder:
                 return np.frombuffer(values, end + code).reshape(shape, order=order)
             case Record("dtype", (code, *_)), _, _:
                 raise ValueError(
-                    f"an array of dtype {shown(code)}: expected a dtype of integers, values as bytes, a shape"
+                    f"an array of dtype {shown(code)}: expected a dtype of integers, bytes as values, a shape"
                 )
         raise ValueError("an array has no dtype, expected a dtype of integers")

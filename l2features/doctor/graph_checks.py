@@ -60,7 +60,7 @@ def _token(url: str) -> Finding:
 
 
 def graph_check(deployment: Deployment) -> Iterator[Finding]:
-    """Open each graph source, and read its description."""
+    """Open the graph at each of `Deployment.graph_urls`, and report its chunk size."""
     if not deployment.graph_urls:
         yield ok("none: each segment of a chunk is a node")
     for url in deployment.graph_urls:

@@ -24,7 +24,8 @@ def token_of(host: str) -> str | None:
         return cave_credentials(host).get("token") or None
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f'the token for {host} cannot be read: expected {{"token": "…"}}: {error}'
+            f"the token for {host} in ~/.cloudvolume/secrets cannot be read: "
+            f'expected {{"token": "…"}}: {error}'
         ) from error
 
 

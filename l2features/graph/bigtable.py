@@ -125,10 +125,10 @@ class BigtableGraph(TableReads, Graph):
         - a scan of the box's rows above layer 2, for parents and children;
         - ancestors outside the box, by key;
         - roots, by key, because only a root's own row tells whether the root is retired;
-        - a scan of the rows of layer 2, for parents; children of a valid node in the box are skipped.
+        - a scan of the rows of layer 2, for parents, without runs of nodes that the first scan found valid.
 
-        A node that has no parent at ``time`` was made later. If ``time`` is more than `SETTLED` ago, roots
-        are cached from one box to the next.
+        A node below the roots' layer that has no parent at ``time`` was made later, and is left out. If
+        ``time`` is more than `SETTLED` ago, roots are cached from one box to the next.
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)
@@ -194,8 +194,8 @@ class BigtableGraph(TableReads, Graph):
     def _levels(self, geometry: Geometry) -> tuple[int, int]:
         """Return the layer of the roots, and the fan-out.
 
-        PyChunkedGraph 2 computes the layer from the size of the grid, which its older versions rounded down.
-        If the two results differ, the ids in the table tell which is right.
+        PyChunkedGraph 2 computes the layer from the size of the grid in chunks. Its older versions rounded
+        this size down. If the two results differ, the ids in the table tell which is right.
         """
         if self._top_and_fan_out is None:
             info = self.info()
@@ -207,7 +207,10 @@ class BigtableGraph(TableReads, Graph):
         return self._top_and_fan_out
 
     def _counts_ids(self, geometry: Geometry, layer: int) -> bool:
-        """Return whether the table has a counter of ids in a layer's first chunk, where all roots are."""
+        """Return whether the table has a counter of ids for a layer's first chunk.
+
+        The layer of the roots has no other chunk.
+        """
         from google.cloud.bigtable.data import ReadRowsQuery, RowRange
 
         key = b"i%020d" % (layer << (64 - geometry.layout.layer_bits))

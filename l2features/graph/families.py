@@ -44,7 +44,7 @@ def families_of(parts: Sequence[AnyCells]) -> Families:
 
 
 def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoots:
-    """Return the L2 nodes in ``chunks`` whose parent in ``families`` has a valid root, with these roots.
+    """Return the L2 nodes in ``chunks`` that are children of a node with a valid root, each with this root.
 
     ``roots`` (n,) has the valid root of each node in ``families``, or 0. Malformed children are left out.
     """

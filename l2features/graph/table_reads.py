@@ -151,7 +151,6 @@ class TableReads:
             raise GraphError(f"{self.url}: {error}") from error
 
     def _read(self, query: ReadRowsQuery) -> Sequence[Any]:
-        """Return the rows that a query of Google's client finds."""
         from ..store.bigtable import calls
 
         limits = {"attempt_timeout": min(calls.ATTEMPT_TIMEOUT_S, self.deadline_s)}
@@ -179,7 +178,6 @@ def _sorted_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
 
 
 def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
-    """Return the ids of rows and their parents, as parallel arrays."""
     parents = [part.records.view("<u8").reshape(-1).astype(np.uint64) for part in parts]
     return np.concatenate([as_ids([]), *(p.ids for p in parts)]), np.concatenate([as_ids([]), *parents])
 

@@ -67,7 +67,6 @@ def check_geometry(dataset: Dataset, volume: Volume, geometry: Geometry) -> None
 
 
 def _same(dataset: Dataset, what: str, values: Sequence[tuple[str, Any]]) -> None:
-    """Raise ConfigError if two of the values differ."""
     for (name, value), (other_name, other) in pairwise(values):
         if value != other:
             raise ConfigError(

@@ -20,8 +20,8 @@ BATCH_RECORDS = 10_000
 def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
     """Return the summed file counts of a box's chunks if all are done and no file was read; else None.
 
-    Also returns None if a record of an older version has no file counts, because files may have been read.
-    The search ends at the first shard with a chunk that is not done or has all its files, usually after one
+    Also returns None if a record lacks file counts (written by an older release): files may have been read.
+    The search ends at the first shard with a chunk that has all its files or is not done, usually after one
     read of the store.
     """
     for first, last in shards(box):
@@ -39,7 +39,7 @@ def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCount
 def table_is_empty(log: ChunkLog) -> bool:
     """Return whether the records of a table show that files were expected, but none was read.
 
-    Returns False if a done chunk's record, written by an older version, has no file counts.
+    Returns False if a done chunk's record lacks file counts (written by an older release).
     """
     counted = False
     for record in log.chunk_records():

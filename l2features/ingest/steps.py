@@ -157,7 +157,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
     if asked and parse_time(asked) > datetime.now(UTC):
-        logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
+        logger.warning("timestamp %s is in the future: edits until then make chunks inconsistent", asked)
     if there is None:
         if asked is None and dataset.has_graph:
             raise ConfigError(f"{where} has no timestamp: expected --timestamp with {EXPECTED_TIME}")

@@ -17,7 +17,7 @@ from .runs import Runs
 from .simd import trailing_zeros
 
 PIECE_VOXELS = 1 << 19
-"""Number of voxels, or one z layer if that has more, whose runs are found at a time: up to 5 MB of runs."""
+"""Number of voxels, or one z plane if that has more, whose runs are found at a time: up to 5 MB of runs."""
 
 
 class PackedBlocks(NamedTuple):
@@ -41,7 +41,7 @@ class PackedBlocks(NamedTuple):
 
 
 def find_block_runs(packed: PackedBlocks) -> Iterator[Runs]:
-    """Yield the runs of a few z layers at a time, with uint64 labels.
+    """Yield the runs of a few z planes at a time, with uint64 labels.
 
     The yielded runs share memory: use each before taking the next.
     """

@@ -29,7 +29,7 @@ class LineBuffers(NamedTuple):
     stepped: np.ndarray
     """Squared distances of one strip after the STEPS steps of `strips`, row by row."""
     lowest: np.ndarray
-    """For some rows of a strip and each of their voxels, the row whose parabola is the lowest there."""
+    """For each row that `measure_thick` searches and each lane: the row whose parabola is the lowest."""
     width: int
     pitch: int
 

@@ -30,8 +30,8 @@ from .strips import (
 )
 
 FAR: dict[type[np.integer[Any]], int] = {np.uint16: 2**16 - 1, np.int32: 2**30, np.int64: 2**62}
-"""By type of integer, ``far``: it stands for every squared distance of this or more, and smaller ones are
-exact. The sum with a squared distance does not overflow; unsigned sums stop at the largest number."""
+"""By type of integer, ``far``, which stands for every squared distance of ``far`` or more. Smaller ones are
+exact. The sum of ``far`` and a squared distance does not overflow; unsigned sums saturate."""
 _FIRST = 64
 """Number of strips that may reach ``far`` in addition to the share `_SHARE`."""
 _SHARE = 2
@@ -80,9 +80,9 @@ def measure(
     """Return each voxel's distance in whole nm; see `distance.Scale` for the steps, factor and divisor.
 
     ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and the type
-    for thick labels, whose ``far`` no squared distance reaches. If none reaches that of the first type
-    either, ``below`` is true, and the second type is not used. Otherwise, returns None if too many strips
-    reach ``far``.
+    for thick labels. All squared distances are below the second type's ``far``. If ``below``, they are also
+    below the first type's, and the second type is not used. Otherwise, returns None if too many strips
+    reach the first type's ``far``.
     """
     distances = make_spans(runs, kinds[0])
     tables = {kind: make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds}
@@ -105,7 +105,7 @@ def measure(
 
 
 def _make_thick(shape: tuple[int, int, int], first: Depths, below: bool) -> Thick:
-    """Return a `Thick` with room for strips, or without if ``below``.
+    """Return a `Thick` without strips; if ``below``, it has no room for any.
 
     Memory is reserved, but occupied only as strips are added.
     """

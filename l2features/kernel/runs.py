@@ -76,7 +76,6 @@ class _Finder:
         self.found, self.values = np.empty(most, np.uint16), np.empty(most, np.uint64)
 
     def add(self, piece: np.ndarray | Runs) -> None:
-        """Find the runs of the next piece."""
         extent, is_runs = self.shape[0], isinstance(piece, Runs)
         voxels = math.prod(piece.shape)
         beyond = self.line + voxels // extent >= len(self.offsets)
@@ -109,7 +108,6 @@ class _Finder:
         self.line += n_lines
 
     def finish(self) -> tuple[Runs, np.ndarray]:
-        """Return the runs and the ids."""
         if self.line != len(self.offsets) - 1:
             expected = f"expected {len(self.offsets) - 1} for a volume of shape {self.shape}"
             raise ValueError(f"the pieces have {self.line} lines in all: {expected}")

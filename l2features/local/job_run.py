@@ -54,7 +54,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the chunk's result, or the number of workers that ``died``, and ``how``.
+    """The end of an attempt: its ``result``; or how many workers ``died``, with the reason in ``how``.
 
     ``chunk`` is None for a worker that died before it received a chunk.
     """

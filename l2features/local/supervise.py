@@ -108,7 +108,8 @@ class CommandSupervisor:
     def run(self, name: str, argv: Sequence[str], more: Mapping[str, str], seconds: float) -> None:
         """Run a command until it exits; ``more`` are additional environment variables.
 
-        Raises Stopped after a signal, and Ended if the command fails or takes longer than ``seconds``.
+        Raises Stopped after a signal. Raises Ended if the command fails or takes longer than ``seconds``, or
+        if another command exits.
         """
         command = self._command(name, argv, more)
         try:

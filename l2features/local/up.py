@@ -76,7 +76,7 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder with files, unless it is an earlier stack's or this stack's sample."""
+    """Raise ConfigError for a folder with files, unless a stack made it or it has only the stack's sample."""
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}

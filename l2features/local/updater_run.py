@@ -46,7 +46,7 @@ LONGEST_PAUSE_S = 60.0
 """Maximum pause in seconds before a worker that died before it was ready is replaced."""
 FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
 REGION_BITS = 32
-"""Number of low bits of an id that its region omits. Nodes of nearby chunks mostly have the same region."""
+"""A `Region` omits this number of low bits of a message's first id. Nearby chunks mostly share a region."""
 logger = logging.getLogger(__name__)
 
 

@@ -198,8 +198,8 @@ class NeuronReader:
         """Yield tuples: the L2 ids of a group of roots, by root; a function.
 
         A group has up to `NODES` nodes, or one root. Its L2 ids are written to the table while the caller
-        works on the group; the function waits for the write. Large roots come at the end, so that few of them
-        are looked up at once. Roots whose nodes cannot be returned are refused in ``out``.
+        works on the group; the function waits for the write. Large roots come last, looked up a few at a
+        time, to limit memory. Roots whose nodes cannot be returned are refused in ``out``.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):

@@ -108,7 +108,7 @@ def place_nodes(
     """Return a tuple: the position of each node in nm, (n, 3); which positions are interpolated, (n,).
 
     A node without a representative coordinate is placed at the mean of its placed neighbours' positions. As
-    in pcg_skel, this is repeated in rounds, and a node with a single neighbour is moved by 1 nm along z.
+    in pcg_skel, this is repeated in rounds, and such a node is moved by 1 nm along z if it has one edge only.
     Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of their chunk.
     """
     positions, present = served_column(rows, geometry, "rep_coord_nm")

@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A skeleton: a tree for each component of the L2 graph.
+    """A skeleton: a tree for each component of the L2 graph, or one tree if components were joined.
 
     Vertices are L2 nodes, in the order of their ids. A collapsed soma is an additional, last vertex.
 

@@ -89,7 +89,6 @@ def _parents_first(skeleton: Skeleton) -> Indices:
 
 
 def _about(skeleton: Skeleton) -> dict[str, Any]:
-    """Return the parameters and measures of a skeleton."""
     return {
         **skeleton.parameters,
         "n_components": skeleton.n_components,

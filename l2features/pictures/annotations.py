@@ -20,8 +20,8 @@ Kind = Literal["POINT", "LINE"]
 POINTS: dict[Kind, int] = {"POINT": 1, "LINE": 2}
 """Points of an annotation of each kind."""
 VIEWED, DRAWN_AT_ONCE = 4_096, 1920 * 1080 // 8**2
-"""With `VIEWED` or more chunks in view, the viewer reads only `OVERVIEW`. `DRAWN_AT_ONCE` is the number of
-annotations that it draws in a large window: by default one per 8 x 8 pixels."""
+"""With `VIEWED` or more chunks in view, the viewer reads no chunks, see `_overview`. `DRAWN_AT_ONCE` is the
+number of annotations that it draws in a large window: by default one per 8 x 8 pixels."""
 OVERVIEW = "overview"
 COORDINATES = "coordinates"
 PADDING = "padding"
@@ -81,9 +81,9 @@ class AnnotationLayer(NamedTuple):
 def _overview(geometry: Geometry, step: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
     """Return a coarse level with one empty cell for a grid of more than `VIEWED` chunks, or else no level.
 
-    The viewer reads levels, coarsest first, until their limits in view reach the number of annotations that
-    it wants to draw. In a view of `VIEWED` chunks or more, the limit of the empty cell is enough. So it reads
-    chunks only for smaller views, and never requests the whole grid.
+    The viewer reads levels, coarsest first, until it expects enough annotations: the limit of each cell times
+    the share of the cell in view. For `VIEWED` chunks or more, the empty cell's limit is enough. So the
+    viewer reads chunks only for smaller views, and never requests the whole grid.
     """
     if geometry.n_chunks <= VIEWED:
         return []

@@ -21,11 +21,11 @@ MINISHARD_KEYS = 1_000
 MOST_BITS = 13
 """Maximum minishard bits; the index at the start of a file then has 128 KB."""
 MOST, LEAST = 1.1, 0.82
-"""Size of the largest file by the plan, and of the smallest one, as shares of the wanted size."""
+"""Maximum planned size of a file, and minimum size after padding, as shares of the wanted size."""
 MORE_BITS = 2
 """Maximum number of shard bits to add to the fewest possible, to keep files from being too large."""
 LARGE = 0.2
-"""Share of the wanted size. A larger list adds at most 1 shard bit: more files would be mostly zeros."""
+"""Share of the wanted size. For a larger list, at most 1 bit is added: more files would be mostly zeros."""
 MINISHARD_BYTES = 48
 """Bytes of a minishard besides those of its keys: its entry in the shard's index, and gzip's overhead."""
 DEVIATIONS = 5
@@ -130,10 +130,10 @@ def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
 
 
 def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted: int) -> Sharding:
-    """Return the first sharding whose files all fit, at `MOST` times the wanted size.
+    """Return the first sharding whose files have at most `MOST` times the wanted size.
 
     If the largest list alone exceeds this limit, its size is added to the limit. If no sharding fits, returns
-    the first sharding whose largest file exceeds that of the best sharding by at most 5 %.
+    the first whose largest file exceeds the minimum over all shardings by at most 5 %.
     """
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()

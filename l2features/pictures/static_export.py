@@ -42,7 +42,7 @@ class OtherExport(VersionError):
 
 @dataclass(frozen=True)
 class WantedExport:
-    """What a user requests: a version, the folder to write, and how to divide the files."""
+    """What a user requests. ``segments`` is the number of largest roots; ``shard_size`` is in bytes."""
 
     dataset: Dataset
     version: int
@@ -56,7 +56,7 @@ class WantedExport:
 class WrittenPart(BaseModel):
     """A written part (shard) of an export: its file, if the part has rows, and counts of the content.
 
-    ``largest`` is the number of nodes of the key that has the most; in skeletons, each key counts as one.
+    ``largest`` is the number of nodes of the key that has the most; 1 for skeletons.
     """
 
     part: int
@@ -111,7 +111,7 @@ class StaticExport:
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return an earlier run's record of a part; None if there is none or the file is incomplete."""
+        """Return an earlier run's record of a part; None without one, or if the part's file is incomplete."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None

@@ -43,7 +43,7 @@ FORMAT = 1
 """Format of the plans that this code writes, and the newest format that it reads."""
 PLAN = "plan.json"
 SAMPLE, SAMPLE_ROWS = 16, 4_000
-"""Parts of files, and rows of each, that are encoded to estimate the sizes of shards."""
+"""Numbers of row ranges, and of rows in each, that are encoded to estimate the sizes of shards."""
 
 
 class StaticPlan(BaseModel):
@@ -139,7 +139,6 @@ def make_indexes(plan: StaticPlan, reader: VersionReader, geometry: Geometry) ->
 
 
 def _computed(table: Any) -> npt.NDArray[np.bool_]:
-    """Return which nodes have been computed, (n,)."""
     return ~table[MISSING].to_numpy()
 
 
@@ -192,7 +191,7 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding})
 
     def cells(self, key: str, level: Level, rows: np.ndarray, counts: Counts, share: float) -> Index:
-        """Return the index of a level's cells, with cells of about equal size in each file.
+        """Return the index of a level's cells, in files near the wanted size.
 
         Sizes are estimated: ``counts`` (x, y, z) is the number of nodes of each chunk, ``share`` the part of
         these that the level has, and ``rows`` a sample of nodes, which gives the bytes of a node.

@@ -25,7 +25,7 @@ from .skeleton_layer import skeleton_bytes, skeleton_info
 from .static_index import SKELETONS, Index, sharded
 
 MOST_NODES = 20_000_000
-"""Maximum number of L2 nodes of a root."""
+"""Maximum number of L2 nodes of a root that gets a skeleton."""
 SAMPLE = 16
 """Skeletons that are made to estimate the sizes of shards."""
 
@@ -46,7 +46,7 @@ class Skeletons:
     def read(self, roots: Ids, progress: Callable[[], object] | None = None) -> Iterator[bytes]:
         """Yield the skeleton of each root, and call ``progress`` after each. Transient errors are retried.
 
-        Raises GraphError, StoreError, and RootError for a root that the graph does not have.
+        Raises GraphError, StoreError, and RootError, see `NeuronReader`.
         """
         for root in roots.tolist():
             yield in_attempts(partial(self._one, root), GraphUnavailable, StoreUnavailable)
@@ -60,7 +60,7 @@ class Skeletons:
         """Return the index of the skeletons of roots (n,); ``nodes`` (n,) is each root's number of nodes.
 
         A skeleton's size is assumed proportional to its root's nodes. Files have about ``wanted`` bytes.
-        Raises GraphError, StoreError, and RootError for a root that the graph does not have.
+        Raises GraphError, StoreError, and RootError, see `NeuronReader`.
         """
         some = list(evenly_spread(len(roots), SAMPLE))
         one_file = Sharding(0, 0, 0, MURMUR, GZIP, GZIP)

@@ -65,7 +65,7 @@ def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
 
 
 def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
-    """Return nodes of a version as clients receive them; absent values are 0, as in the features table."""
+    """Return the nodes in a table of a version; absent values are 0, as in `Rows`."""
 
     def column(name: str) -> tuple[np.ndarray, Mask]:
         values = vectors(table, name)

@@ -30,8 +30,8 @@ void main() {
 """The shader of nodes. A node's colour is its thickness, blue to red, or grey if that is unknown; a node's
 size on the screen is the cube root of its volume."""
 MARGIN, SMALLEST_NM, SLICE_PIXELS = 1.2, 1_000.0, 500.0
-"""Height of the view as a multiple of the box's extent; minimum extent in nm; pixels of this height in a
-cross-section."""
+"""Height of the view as a multiple of the box's extent; minimum extent in nm; height of a cross-section in
+pixels."""
 
 
 class View(NamedTuple):

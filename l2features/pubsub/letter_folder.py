@@ -102,7 +102,7 @@ class LetterFolder:
 def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
     """Return the folder at the path ``where``.
 
-    Raises ConfigError for a URL or a Pub/Sub name. The error message names ``otherwise`` and a folder.
+    Raises ConfigError for a URL or a Pub/Sub name; its message has ``otherwise``, the other valid form.
     """
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")

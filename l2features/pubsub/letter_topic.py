@@ -212,7 +212,6 @@ def _number(text: str, otherwise: int) -> int:
 
 
 def _is_accepted(key: str, value: str) -> bool:
-    """Return whether Pub/Sub accepts an attribute."""
     try:
         sizes = len(key.encode()), len(value.encode())
     except UnicodeEncodeError:  # a lone surrogate, which JSON allows

@@ -94,7 +94,6 @@ class Subscription:
         self._call("extend leases", "modify_ack_deadline", ack_ids, ack_deadline_seconds=seconds)
 
     def _call(self, what: str, method: str, ack_ids: Iterable[str], **more: int) -> None:
-        """Call a method of Google's client with all ack ids, `MAX_ACK_IDS` at a time."""
         from google.api_core.retry import Retry
 
         listed, retry = list(ack_ids), Retry(timeout=RETRY_S)  # Google's default retries for a minute

@@ -194,7 +194,6 @@ def _write_segmentation(dataset: EmDataset, cv_path: str, progress: Callable[[in
 
 
 def _create_graph(geometry: Geometry, cv_path: str) -> None:
-    """Create the graph's table, which describes the graph as PyChunkedGraph 2 does."""
     table = SampleTable(GRAPH_URL)
     table.create()
     table.set(b"meta", b"meta", graph_meta(geometry, GRAPH, n_layers(geometry), cv_path))

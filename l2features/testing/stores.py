@@ -59,7 +59,7 @@ def served_values(rows: Rows) -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["sqlite", "bigtable"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store, for each kind."""
+    """A store's URL. Tests run once with SQLite and once with Bigtable."""
     if request.param == "sqlite":
         return f"sqlite://{tmp_path}/store.db"
     request.getfixturevalue("emulator")

@@ -161,7 +161,7 @@ def wait_for_rows(
         updater.check()
         if time.monotonic() > until:
             log = updater.log.read_text()[-3000:]
-            raise RuntimeError(f"{len(missing)} rows are missing after {seconds:g} s, {missing[:3]}:\n{log}")
+            raise RuntimeError(f"{len(missing)} rows missing after {seconds:g} s, e.g. {missing[:3]}:\n{log}")
         time.sleep(poll_s)
 
 

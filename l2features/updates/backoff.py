@@ -18,7 +18,7 @@ from ..pubsub.intake import Leased
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
 """First and longest pause before a redelivery, in seconds; Pub/Sub accepts at most 600 s."""
 GIVE_UP_S = 86_400.0
-"""A failed message becomes a dead letter if it and its first failure here are older than this, in seconds."""
+"""Age in seconds of a message, and of its first failure in this process, that makes it a dead letter."""
 REMEMBERED = 100_000
 
 

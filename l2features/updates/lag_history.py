@@ -24,7 +24,7 @@ MOST_MINUTES = 12 * 60
 COLUMNS = ("minutes", "messages", "median_s", "p99_s", "backlog")
 """Names of the parallel lists, in the order of an entry's values."""
 LAG_MESSAGES = 1000
-"""Maximum number of messages, the latest, from which a minute's lag is computed."""
+"""A minute's lag is computed from its last messages, at most this number."""
 
 
 class UpdateHistory(BaseModel):

@@ -95,7 +95,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return a refusal as the report of each unreported part of a message."""
+    """Return a report for each unreported part of a message; the report refuses the part."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)

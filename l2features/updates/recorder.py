@@ -37,7 +37,7 @@ from .lag_history import Pending, UpdateHistory
 WRITE_S, ALIVE_S = 5.0, 60.0
 """Seconds between writes of changed figures, and of unchanged figures as a heartbeat."""
 FLUSH_S, FINISH_S, STORE_DEADLINE_S = 10.0, 1.0, 5.0
-"""Seconds after which a flush starts no write, `Flusher.finish` stops waiting, and a store call fails."""
+"""Seconds until a flush starts no more writes; until `Flusher.finish` returns; until a store call fails."""
 LAG_MESSAGES, LAG_S = 1000, 3600.0
 """Maximum number of messages, and their maximum age in seconds, from which the lag is computed."""
 FORGOTTEN = timedelta(minutes=10)
@@ -71,7 +71,7 @@ class _Figures:
         self.changed = True
 
     def merge(self, kept: Updates) -> None:
-        """Take over the newest operation and message time from the table's note, if they are newer."""
+        """Take the newest operation and the newest publication time from the table's note, if newer."""
         self.newest = max(self.newest, _seconds(kept.newest_message))
         if kept.newest_operation:
             known = (_seconds(kept.newest_operation.published), kept.newest_operation.operation_id)
@@ -278,7 +278,6 @@ def open_recorder(datasets: Iterable[Dataset]) -> Recorder:
 
 
 def _time(seconds: float) -> datetime:
-    """Return a time in UTC, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
 
 

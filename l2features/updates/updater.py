@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Computed:
     """Rows to write for members (parts of messages) in a chunk, and the outcomes of ids without rows.
 
-    ``error`` is the error that stopped the computation, or that denied access to files of the chunk.
+    ``error`` is why the computation stopped, or why files of the chunk could not be read (HTTP 403).
     """
 
     place: DatasetChunk
@@ -282,13 +282,11 @@ def _no_rows(place: DatasetChunk, members: Sequence[Member], outcomes: list[Outc
 
 
 def _stopped(place: DatasetChunk, members: Sequence[Member], error: Exception) -> Computed:
-    """Return the result of members whose computation an error stopped."""
     outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
     return replace(_no_rows(place, members, [outcome]), error=error)
 
 
 def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcome:
-    """Return the outcome of ids that an error kept from being computed or written."""
     if isinstance(error, L2FeaturesError):
         why = str(error)
     else:

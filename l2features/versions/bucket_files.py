@@ -1,7 +1,7 @@
-"""What pyarrow cannot do in a bucket of Cloud Storage: list folders, create only new files, read in threads.
+"""What pyarrow cannot do in Cloud Storage: list folders, create a file unless it exists, read in threads.
 
 pyarrow lists a folder only if the bucket has an object with the folder's name. To open a file, pyarrow
-requests the whole file, and holds the GIL until the response begins. Paths are ``bucket/name``. A function
+requests the whole file, and holds the GIL until the response begins. Paths are ``bucket/name``. A request
 that fails raises OSError.
 """
 

@@ -45,12 +45,12 @@ class VersionSummary(BaseModel):
         None, description="Size of the version's files in bytes, shared files of older versions included."
     )
     problem: str | None = Field(
-        None, description="Why the version cannot be read; all other fields are then null."
+        None, description="Why the version cannot be read; then all fields but `number` are null."
     )
 
 
 class _Entry(NamedTuple):
-    """The reader of a version; the digest and the size in memory of its manifest; when that was read."""
+    """The reader of a version; its manifest's digest, size in memory, and time of reading."""
 
     reader: VersionReader
     digest: bytes

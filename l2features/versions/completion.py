@@ -45,7 +45,7 @@ def alone(run: Materialization) -> Iterator[None]:
 def finished_before(run: Materialization) -> Manifest | None:
     """Return the manifest that an interrupted run of the job wrote; None if the version has no manifest.
 
-    Completes the steps that follow the manifest. Raises OtherJob if all of them are complete, since then
+    Repeats the steps that follow the manifest. Raises OtherJob if no unfinished files remain, since then
     another job has finished the version.
     """
     folder, number = run.folder, run.plan.number

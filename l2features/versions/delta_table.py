@@ -1,8 +1,8 @@
 """A Delta Lake table over the files of fresh versions, which have no base.
 
-A commit lists a version's ``by_root`` files, and rewrites none. The table is in the folder of all versions.
-Each commit replaces the files of the previous commit. So readers see the last committed version, and can
-reach older versions by Delta's time travel.
+The table is in the folder of all versions. A commit lists a version's ``by_root`` files instead of those of
+the previous commit. It writes and deletes no data. So readers see the last committed version, and can reach
+older versions by Delta's time travel.
 """
 
 from __future__ import annotations

@@ -292,7 +292,6 @@ def _overlaps(keys: Int64s, low: Int64s, high: Int64s) -> npt.NDArray[np.bool_]:
 
 
 def _in_any(values: Int64s, sorted_arrays: Sequence[Int64s]) -> npt.NDArray[np.bool_]:
-    """Return whether each value is in one of the sorted arrays, shape (n,)."""
     found = np.zeros(len(values), dtype=bool)
     for known in sorted_arrays:
         if len(known):

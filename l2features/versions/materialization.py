@@ -254,7 +254,7 @@ def divided(units: Units) -> Plan:
 
 
 def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
-    """Return the plan with the largest blocks that have up to `UNIT_ROWS` nodes, if a chunk has ``most``."""
+    """Return the plan with the largest blocks of up to `UNIT_ROWS` nodes, for chunks of ``most`` nodes."""
     block = BLOCK
     while block > 1 and most * block**3 > UNIT_ROWS:
         block //= 2

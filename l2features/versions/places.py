@@ -32,6 +32,6 @@ def versions_folder(dataset: Dataset, notes: TableNotes) -> Folder:
     if place is None:
         raise VersionNotFound(
             f"data set {dataset.name!r} has no versions: make one with `l2features materialize`, "
-            "or name a folder of versions in the data sets file by the key 'versions'"
+            "or set the key 'versions' in the data sets file to a folder of versions"
         )
     return Folder(place.url)

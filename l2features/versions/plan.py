@@ -85,7 +85,7 @@ def next_number(folder: Folder) -> int:
 
 
 def read_plan(folder: Folder, number: int) -> Plan | None:
-    """Return the plan of an unfinished version; None if it has no plan. Raises VersionError."""
+    """Return the plan of a version; None if it has no plan. Raises VersionError."""
     problem = f"is not a plan: delete the folder {folder_name(number)}"
     return folder.read_model(plan_path(number), Plan, FORMAT, problem)
 

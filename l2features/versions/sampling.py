@@ -97,7 +97,6 @@ def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: I
 
 
 def _in_box(version: VersionReader, table: Reader, nodes: Ids) -> Ids:
-    """Return the nodes in the chunks of the version."""
     box = parse_box(version.manifest.box, table.geometry.grid)
     xyz = table.geometry.layout.chunk_coordinates(nodes)
     return nodes[((xyz >= box.start) & (xyz < box.stop)).all(axis=1)]

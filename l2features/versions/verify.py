@@ -129,8 +129,6 @@ def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> N
 
 
 class _Range:
-    """The smallest and the largest of the ids added."""
-
     def __init__(self) -> None:
         self.low, self.high = (1 << 63) - 1, 0
 

@@ -48,7 +48,7 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
         raise ValueError(f"{BROKEN}: {len(data)} bytes, expected a multiple of 4, and 4 at least")
     words = np.frombuffer(data, dtype="<u4")
     if words[0] != 1:
-        raise ValueError(f"{BROKEN}: the only channel begins at word {words[0]}, expected 1")
+        raise ValueError(f"{BROKEN}: channel 0 begins at word {words[0]}, expected 1 for a single channel")
     words = words[1:]
     blocks = math.prod(-(-n // step) for n, step in zip(shape, block_size, strict=True))
     if len(words) < 2 * blocks:

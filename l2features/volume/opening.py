@@ -120,4 +120,4 @@ def find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
         if location.format != "precomputed":
             raise ValueError(f"info redirects to {target}, expected precomputed://…")
         check_reachable(location.url)
-    raise ValueError(f"info redirects more than {MAX_REDIRECTS} times")
+    raise ValueError(f"info redirects {MAX_REDIRECTS} times, expected fewer")

@@ -183,7 +183,6 @@ class ShardedBlocks:
     def _cached(
         self, requests: Mapping[Key, Request], decode: Callable[[Key, Request, FileBytes], Index | FileBytes]
     ) -> dict[Key, Index | FileBytes]:
-        """Return the decoded indexes that are requested, from the cache or from their files."""
         indexes = {key: self._indexes[r] for key, r in requests.items() if r in self._indexes}
         new = {key: request for key, request in requests.items() if key not in indexes}
         for (key, request), found in zip(new.items(), self.storage.fetch(list(new.values())), strict=True):
@@ -195,7 +194,7 @@ class ShardedBlocks:
     def _decode_head(self, _: int, request: Request, found: FileBytes) -> Index | FileBytes:
         """Return start and end (excluded) of each minishard's index, (n, 2) bytes from the file's start.
 
-        Returns ``found`` if the file is missing or empty. Raises StorageError if it is broken.
+        Returns ``found`` if the file is missing or empty. Raises StorageError if the index is broken.
         """
         where, size = f"file {request.name}: index is broken", self.sharding.index_bytes
         if not found.content:

@@ -108,7 +108,7 @@ class Storage(ABC):
             raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Return the content of a metadata file; None if it is missing or forbidden.
+        """Return the content of a metadata file; None if it is missing.
 
         Raises ValueError if the file is not a JSON object.
         """

@@ -1,7 +1,8 @@
 """Segmentations in zarr 2, zarr 3 and N5: find the arrays, and how they are stored.
 
 cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and miss arrays whose
-paths are not their scale numbers. Scales are listed in OME-NGFF's ``multiscales`` or N5's root attributes.
+paths are not their scale numbers. Scales are listed in OME-NGFF's ``multiscales``. In N5, they are the arrays
+``s0``, ``s1``, ….
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def open_zarr(
 ) -> tuple[dict[str, Any], int, FileBlocks]:
     """Open a zarr or N5 layer at scale ``mip``, or at the scale with resolution ``scale`` in nm.
 
-    If the layer's resolution has no units, ``scale`` is taken as the resolution of the first scale.
+    If the layer has no resolution with units, ``scale`` is the resolution of its first scale.
 
     Returns a tuple: the layer's info in precomputed form; the index of the scale; a reader of its blocks.
     Raises StorageError if a metadata file cannot be read, and ValueError if the layer is not supported. For
@@ -50,7 +51,7 @@ def open_zarr(
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:
         if scale is None:
-            raise ValueError("the resolution has no units: give 'scale: [x, y, z]' in nm")
+            raise ValueError("the layer has no resolution with units: give 'scale: [x, y, z]' in nm")
         scales, resolutions, chosen = scales[:1], [list(scale)], 0
     else:
         chosen = choose_scale([r or [] for r in resolutions], mip, scale)
@@ -95,7 +96,7 @@ def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_a
     multiscales = attributes.get("multiscales") or [{}]
     axes, datasets = multiscales[0].get("axes"), multiscales[0].get("datasets")
     if not axes or not datasets:
-        raise ValueError("expected an array, or a group with 'multiscales' of OME-NGFF, got another group")
+        raise ValueError("expected an array, or a group with axes and datasets in OME-NGFF's 'multiscales'")
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     units = [axis.get("unit") if isinstance(axis, dict) else None for axis in axes]
     whole = multiscales[0].get("coordinateTransformations", [])

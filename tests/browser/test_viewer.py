@@ -97,7 +97,7 @@ def state_of(link: str) -> dict[str, Any]:
 
 
 def show(browser: Browser, state: dict[str, Any]) -> None:
-    """Change the state of the viewer, without loading it again."""
+    """Change the state of the viewer without reloading the page."""
     browser.run(f"location.hash = {json.dumps('#!' + quote(json.dumps(state)))}")
 
 
@@ -138,7 +138,7 @@ def wait_for_root(browser: Browser, colours: dict[int, np.ndarray]) -> np.ndarra
 
 
 def check_hovering(browser: Browser, stack: Stack, view: np.ndarray, colours: dict[int, np.ndarray]) -> None:
-    """Check that hovering over a node shows its properties. Nodes of nearly the same colour also count."""
+    """Check that hovering over a node shows its properties. Those of a node of like colour pass too."""
     colour = max(colours.values(), key=lambda one: len(places_of(view, one)))
     alike = [node for node, own in colours.items() if abs(own.astype(int) - colour).max() <= 8]
     places = places_of(view, colour)

@@ -48,7 +48,6 @@ def test_its_commands(tmp_path: Path) -> None:
 
 
 def test_the_example_of_a_line() -> None:
-    """The example has the fields of a real log line."""
     record = logging.makeLogRecord({"name": ProgressLines.__module__, "levelname": "INFO", "msg": "x"})
     (line,) = blocks("json", PAGE)
     assert json.loads(line).keys() == json.loads(JsonLines().format(record)).keys()

@@ -63,9 +63,9 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def errors(calls: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the error of gcloud's linter for each of the page's commands and for the wrong ones.
+    """Return the linter's error for each command of the page and of `REFUSED`. No command runs.
 
-    It is "" for a valid command. None is run.
+    The error of a valid command is "".
     """
     need_program(shutil.which("gcloud"), HOW_TO_GET_GCLOUD)
     words = [*of_program(calls, "gcloud"), *(command.split() for command in REFUSED)]

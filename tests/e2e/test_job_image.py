@@ -51,7 +51,7 @@ assert beam_jobs.__file__.startswith(site), beam_jobs.__file__
 sys.argv = sys.argv[2:]
 runpy.run_path(main, run_name="__main__")
 """
-"""Runs a main file as ``python FILE`` does, once it is sure where the code comes from."""
+"""Checks that `beam_jobs` is the image's, and runs a main file as ``python FILE`` does."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def targets() -> dict[str, list[Step]]:
 
 @pytest.fixture(scope="module")
 def root(targets: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the files of the jobs' common stage and the packages built."""
+    """Return a folder with the files of the jobs' common stage and the built packages."""
     root = tmp_path_factory.mktemp("image")
     follow_copies(DOCKERFILE, targets["jobs"], root)
     assert {path.name for path in build(root).iterdir()} == {"l2features", "beam_jobs"}
@@ -106,7 +106,7 @@ def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> 
 
 
 def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[Step]]) -> None:
-    """Run the image's command. Here its kernels may be compiled already."""
+    """Run the image's command. This machine's cache may have the kernels already."""
     (compiling,) = [s.rest for s in targets["jobs"] if s.word == "RUN" and s.rest.startswith("python")]
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], check=True)
     assert environment(targets["jobs"])["NUMBA_CPU_NAME"] == "generic"

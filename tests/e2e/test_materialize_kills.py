@@ -52,7 +52,7 @@ for line in sys.stdin:
         run(output / name, int(last))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Runs the job in a fork for each line, "FOLDER N": it is killed before its Nth change of a file."""
+"""For each line "FOLDER N" of stdin, runs a job in a fork that is killed before its Nth file change."""
 
 
 @pytest.fixture

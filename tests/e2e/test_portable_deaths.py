@@ -1,8 +1,8 @@
 """Tests of chunks and messages that kill their worker in Beam's portability layer.
 
 Unlike Dataflow, Beam's local job service neither repeats a bundle nor survives its worker's death: the job
-fails. So the tests run it again, which the store sees as a repeated bundle. They count all attempts but the
-last beforehand, as if workers had died.
+fails. So the tests run it again, which the store sees as a repeated bundle. They first record all attempts
+but the last in the store, as if workers had died.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of the 65 recorded PCGL2Cache exchanges: successes are equal, other statuses are in the docs."""
+"""Tests of the 65 recorded PCGL2Cache exchanges: equal successes, and changed statuses as in the docs."""
 
 from __future__ import annotations
 

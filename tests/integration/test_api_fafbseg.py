@@ -32,7 +32,7 @@ ROOTS = {
     "with one node": [MARKED[0], READY[0], MISSING[0]],
     "whole": READY[10:20],
 }
-"""L2 ids of neurons, by what they are."""
+"""L2 ids of neurons with ready, empty and missing nodes."""
 IDS = {name: (7 << 56) + i for i, name in enumerate(ROOTS, 1)}
 
 

@@ -100,7 +100,7 @@ def test_the_older_graph_is_complete(recordings: Recordings, tmp_path: Path) -> 
 
 
 def test_a_table_of_pcgl2cache(recordings: Recordings) -> None:
-    """It has no geometry; its rows are those of the genuine batch at T0."""
+    """The table is from PCGL2Cache's batch ingest at T0, without a geometry."""
     update = {"store": STORE_URL, "l2cache_id": "l2cache_fixture"}
     dataset = entry(recordings, *V2).model_copy(update=update)
     summary, found = audited(prepare_audit(dataset, T0))

@@ -49,7 +49,7 @@ def ask(server: PcgServer, request: dict[str, Any]) -> requests.Response:
 
 
 def plain(value: Any) -> Any:
-    """Sort all lists, which are sets, and drop keys that depend on the machine."""
+    """Sort all lists, whose order does not count, and drop keys that depend on the machine."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if key not in OF_MACHINE}
     if isinstance(value, list):
@@ -142,7 +142,7 @@ def test_roots_at_three_times(server: PcgServer, recorded: dict[str, Any]) -> No
 
 
 def test_changed_roots_between_three_times(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """Check that roots both made and retired are in both lists, and twice if replaced twice."""
+    """Compare lists with duplicates. Roots made and retired between the times are in both."""
     for window in recorded["delta_roots"]:
         times = {f"timestamp_{name}": window[f"{name}_ms"] / 1000 for name in ("past", "future")}
         found = get(server, "/delta_roots", **times)

@@ -110,7 +110,7 @@ def test_a_graph_that_was_never_edited_has_no_changes(recordings: Recordings) ->
 
 
 def test_roots_are_read_once_for_many_boxes(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that roots are read again only for another time or one at which they may change."""
+    """Check that roots are read again only for another time or for the present."""
     read: list[Ids] = []
     roots_above = BigtableGraph._roots_above
 

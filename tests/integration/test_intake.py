@@ -22,7 +22,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Return a function that opens intakes; regions are table and first byte, weights are lengths."""
+    """Return a function that opens intakes. A region is a table and a first byte, a weight is a length."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:

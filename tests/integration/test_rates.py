@@ -70,7 +70,7 @@ def test_a_burst_at_the_start_of_an_unknown_run() -> None:
 
 @pytest.mark.parametrize("step", [1, -1, 7_919])
 def test_memory_does_not_grow_with_the_records(step: int) -> None:
-    """Check that half an hour of records, in any order, leaves at most two windows."""
+    """Add half an hour of records in any order; check that at most twenty minutes of them are kept."""
     totals = ChunkTotals(RATE_WINDOW, 0)
     for i in range(18_000):
         totals.add(ChunkRecord(1, DONE, NOW + SECOND / 10 * (i * step % 18_000), 10))

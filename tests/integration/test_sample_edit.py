@@ -69,7 +69,7 @@ def objects_of(url: str) -> dict[int, int]:
 
 # ------------------------------------------------------------------ the graph
 def test_the_graph_as_kvdbclient_reads_it(config: Path, url: str) -> None:
-    """Check that each object has one node per chunk, and one root or several where it is cut."""
+    """Check that each object has one node per chunk, and that no root has two objects."""
     objects = objects_of(url)
     client, supervoxels = pcg(load_dataset("sample", config)), as_ids(list(objects))
     nodes = client.root_ext.get_roots(supervoxels, time_stamp=MADE, stop_layer=2)

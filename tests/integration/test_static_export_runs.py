@@ -71,7 +71,7 @@ def test_only_visible_rows_are_exported(chain: Path, whole: Path) -> None:
 
 
 def test_files_of_ids_have_the_wanted_size(whole: Path) -> None:
-    """Other indexes are not checked, because their lists are large for files of 20,000 bytes."""
+    """Check only `by_id`: a single list of another index may fill much of a 20,000-byte file."""
     uneven, several = uneven_indexes(whole, 20_000)
     assert {f"{layer}/by_id" for layer in NODE_LAYERS} <= several - set(uneven)
 
@@ -118,7 +118,7 @@ def test_a_stopped_export_continues(
 
 
 def test_a_finished_export_is_reported_again(chain: Path, whole: Path) -> None:
-    """Check that files of a job that was killed after writing its manifest are removed."""
+    """Check that the temporary files of a job killed after it wrote the manifest are removed."""
     before = every_file(whole)
     (whole / "work").mkdir()
     (whole / f".manifest.json.{uuid4().hex}").touch()

@@ -38,7 +38,7 @@ from tests.support.update_replay import (  # noqa: F401 (fixtures)
 
 
 def table_bytes(config: Path, recordings: Recordings) -> bytes:
-    """Return the bytes of all recorded ids' rows, and of which rows exist."""
+    """Return the bytes of all recorded ids' features, and of the mask of present values."""
     rows = open_table(config).read(sorted(map(int, recordings.json("features.json")["features"])))
     return rows.features.tobytes() + rows.present.tobytes()
 

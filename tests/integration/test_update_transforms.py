@@ -194,7 +194,7 @@ def test_a_message_whose_part_is_lost_is_refused_when_the_stream_ends(tmp_path: 
 
 
 def collected_of(stream: Stream, folder: Path) -> list[Any]:
-    """Return the parts of each collected message, in a stream with a fixed clock."""
+    """Collect a stream's entries by message; return their part numbers, or None for entries without one."""
     pipeline = new_stream()
     reported = pipeline | stream.advance_watermark_to_infinity()
     collected = reported | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()

@@ -19,7 +19,7 @@ from tests.support.nginx import Nginx
 
 MIB = 1 << 20
 MAX_IDS = 250_000
-"""Of one request, by default."""
+"""The default limit on a request's ids."""
 READ = f"/l2cache/api/v1/table/{DATASET}/attributes"
 BINARY = {"Content-Type": "application/octet-stream"}
 GOOD = json.dumps({"l2_ids": node_ids(3).tolist()}).encode()

@@ -86,7 +86,7 @@ def last(steps: list[Step], word: str) -> str:
 
 
 def build(root: Path) -> Path:
-    """Build the packages from the copied files alone, and return their folder."""
+    """Build the packages from the copied files alone, and return their site-packages folder."""
     site = root / SITE.strip("/")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
     subprocess.run(command, cwd=root / "src", check=True, capture_output=True)

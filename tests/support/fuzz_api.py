@@ -31,7 +31,7 @@ from l2features.testing.version_files import NodeRows, VersionWriter
 from l2features.versions.folders import Folder
 
 LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05", "L2CACHE_MAX_ROOTS": "250000"}
-"""Schemathesis would make lists as long as a small limit on roots."""
+"""With a smaller limit on roots, Schemathesis would make lists as long as the limit."""
 PROGRAM = "X-Requested-With: schemathesis"
 """Says that this is no browser: the server would redirect a browser to get a token."""
 
@@ -76,7 +76,7 @@ def with_a_version(config: Path) -> Path:
 
 
 def indexed_table(folder: Path) -> Path:
-    """Return the data sets file of a finished ingest, whose nodes are those of segments 1 to 100."""
+    """Return the data sets file of a finished ingest; each node is a segment of its own, 1 to 100."""
     config = small_table(folder)
     with closing(open_table(config)) as store:
         start_index(store)

@@ -18,7 +18,7 @@ from l2features.local.emulator_programs import BIGTABLE, PUBSUB
 from tests.support.jobs import need_program
 
 GUARD_S = 300.0
-"""It takes some 30 s alone, and four times as long beside seven other tests on a slow machine."""
+"""A start takes some 30 s alone, and four times as long beside seven other tests on a slow machine."""
 NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
 """No such proxy exists: requests to this machine must not go through a proxy."""
 

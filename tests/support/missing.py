@@ -36,5 +36,5 @@ class Topic:
             messages += [r.message for r in received]
 
     def ids(self) -> list[int]:
-        """Receive all messages, and return their ids, sorted, with repeats."""
+        """Receive all messages, and return the L2 ids in them, sorted, with repeats."""
         return sorted(i for m in self.messages() for i in np.frombuffer(m.data, "<u8").tolist())

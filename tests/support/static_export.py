@@ -95,7 +95,10 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
 
 
 def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
-    """Return the sharded indexes: file sizes of those with a file over 20% off ``wanted``, and all names."""
+    """Return file sizes of the indexes with a file over 20% off ``wanted``, and the names of all indexes.
+
+    Indexes of one file are left out.
+    """
     uneven, several = dict[str, list[int]](), set[str]()
     for layer in NODE_LAYERS:
         info = StaticLayer(output / layer).info

@@ -1,4 +1,4 @@
-"""The message of tests that need gcloud."""
+"""The message of tests that are skipped, or fail in CI, because gcloud is missing."""
 
 from __future__ import annotations
 

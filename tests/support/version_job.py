@@ -87,7 +87,7 @@ def geometry_of(store: Store) -> Geometry:
 
 
 def content(manifest: Manifest, folder: Path | str) -> list[Any]:
-    """Return a version's totals, and its visible rows in each layout."""
+    """Return a version's totals, and all its rows in each of `LAYOUTS`."""
     files = Folder(str(folder))
     return [manifest.totals, *(visible_rows(files, manifest, layout) for layout in LAYOUTS)]
 

@@ -1,4 +1,4 @@
-"""Tests of nodes marked "could not compute": no form has attributes, and with_status returns the reason."""
+"""Tests of nodes marked "could not compute": no response has their attributes; their status is "empty"."""
 
 from __future__ import annotations
 

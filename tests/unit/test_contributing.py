@@ -1,4 +1,4 @@
-"""Tests of the contributors' files: programs exist, and workflows run the same commands as contributors."""
+"""Tests of the contributors' files: their programs exist, and workflows run the same commands."""
 
 from __future__ import annotations
 

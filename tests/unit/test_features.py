@@ -186,7 +186,7 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
 
 
 def use_only(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
-    """Have distances measured first in this type of integers."""
+    """Measure distances only in the attempt that uses this type of integers first."""
 
     def measured(*arguments: Any) -> Spans | None:
         return measure(*arguments) if arguments[4][0] is kind else None
@@ -251,7 +251,7 @@ def test_resolutions_of_many_decimals_are_measured_by_edt(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_supervoxels(order: Literal["C", "F"]) -> None:
-    """Check that labels given for supervoxels have the features of a relabelled volume."""
+    """Check that labels assigned to supervoxels have the features of a relabelled volume."""
     random = np.random.default_rng(4)
     volume = make_blobs(random, (50, 40, 30), 80).astype(np.uint64) * np.uint64(2**58 + 12345)
     chunk = SegmentedChunk(np.array(volume, order=order))

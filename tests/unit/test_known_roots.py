@@ -15,7 +15,7 @@ TOP = 6
 
 
 class Reads:
-    """Return ten times each id as its root, and record the ids that were read."""
+    """Return each id times ten as its root, and record the ids that were read."""
 
     def __init__(self) -> None:
         self.ids: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Tests of hostile and damaged edits: each is a request or a named error, without side effects."""
+"""Tests of hostile and damaged edits: each becomes a request or a `BadMessage`, without side effects."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PIECES = [
 
 
 def decoded(data: bytes, attributes: dict[str, str]) -> NodeRequest | None:
-    """Return the request, after checking it, or None for a named error."""
+    """Return the checked request, or None for a `BadMessage`."""
     problem, request = "", None
     try:
         request = decode(data, attributes)

@@ -23,7 +23,7 @@ ALONG = np.stack([np.arange(39), np.arange(1, 40)], axis=1)
 
 
 def check_is_forest(skeleton: Skeleton) -> None:
-    """Check that each vertex leads to a root along unique edges."""
+    """Check that parents have no cycles, and that there are as many edges as parents."""
     at = np.arange(len(skeleton))
     for _ in range(len(skeleton)):
         if (skeleton.parents[at] < 0).all():

@@ -1,4 +1,4 @@
-"""Tests of jobs whose units have numbers."""
+"""Tests of jobs with numbered units of work."""
 
 from __future__ import annotations
 

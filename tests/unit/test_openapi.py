@@ -1,4 +1,4 @@
-"""Tests of the OpenAPI document, which is valid, complete and true of the server, and of its page."""
+"""Tests of the OpenAPI document and its page: the document is valid, complete and true of the server."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_ids_once_and_in_their_order(text: str, column: str | None) -> None:
         ("root_id\n5.0\n", None, "line 2: '5.0' is not a root id: expected an integer, since floats"),
         ("-5\n", None, "line 1: '-5'"),
         (f"{1 << 64}\n", None, "line 1: '18446744073709551616'"),
-        ("5,6\n", None, "line 1 has 2 cells: expected one id, or a header before it"),
+        ("5,6\n", None, "line 1 has 2 cells: expected one id, or a header above this line"),
         ("a,b\n5,6\n", None, "no known column of root ids: expected --column with one of a, b"),
         ("a,b\n5,6\n", "c", "no column 'c': expected --column with one of a, b"),
         ("a,root_id\n5\n", None, "line 2 has 1 cells: expected 2 or more"),

@@ -1,4 +1,4 @@
-"""Tests of `l2features serve --cave`, which needs a graph in Bigtable and refuses authentication."""
+"""Tests of `l2features serve --cave`, which requires a graph in Bigtable and disabled authentication."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def test_graphs_without_a_table_are_not_served() -> None:
     table = Dataset.model_validate({"name": "tabled", "graph": "bigtable://p/i/t", **store})
     graphs = Graphs([flat, table])
     assert list(graphs.urls) == ["tabled"]
-    with pytest.raises(NotFound, match=r"table 'flat_one': expected one of tabled"):
+    with pytest.raises(NotFound, match=r"table 'flat_one' is not served; served tables: tabled"):
         graphs["flat_one"]

@@ -91,7 +91,7 @@ def test_slabs_share_one_small_buffer(tmp_path: Path, labels: np.ndarray) -> Non
 
 
 def test_compressed_slabs_share_little_memory(tmp_path: Path, labels: np.ndarray) -> None:
-    """Check that a file is read a few layers at a time, and that only the first slab counts it."""
+    """Check that a file is decoded a few planes at a time, and counted in the first slab only."""
     folder = make_layer(tmp_path, labels, chunk_size=SIZE, encoding="compressed_segmentation")
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SIZE, SIZE, IdLayout({2: 10}))
     with pytest.MonkeyPatch.context() as patch:
@@ -155,7 +155,7 @@ def test_a_chunk_beyond_the_end_inside_the_last_block(
 
 @pytest.mark.parametrize("size", [128, 200])
 def test_beyond_the_layer_are_zeros(tmp_path: Path, size: int) -> None:
-    """Check also a slab in which the layer ends, whose buffer held the slab before."""
+    """The layer ends within the second slab, whose buffer contained the first one."""
     folder = make_layer(tmp_path, np.ones((32, 32, 100), np.uint64, order="F"), chunk_size=(32, 32, 32))
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (32, 32, size), (32, 32, 128), IdLayout({2: 10}))
     labels = read_whole(Volume(f"file://{folder}"), Chunk(0, 0, 0), geometry).labels

@@ -34,7 +34,7 @@ class Graphs:
         VolumeError if its segmentation cannot be read.
         """
         if name not in self.urls:
-            raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls) or 'no tables'}")
+            raise NotFound(f"table {name!r} is not served; served tables: {', '.join(self.urls) or 'none'}")
         with self._lock:
             if name not in self._open:
                 graph = CaveGraph(self.urls[name])

@@ -109,8 +109,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``; 0 if there is none.
 
-        The search goes up one parent at a time, for all ids together. As in PyChunkedGraph, it stops when
-        none of the nodes below ``layer`` has a parent, and returns these nodes instead of 0.
+        The search goes up one parent at a time, for all ids together. As in PyChunkedGraph, it stops when no
+        node that it has reached below ``layer`` has a parent, and returns these nodes instead of 0.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -178,8 +178,9 @@ class Pcg:
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:
         """Return the graph of predecessors and successors of roots, in networkx's node-link format.
 
-        ``links`` is the key of the edges. Predecessors of a root made before ``past`` are not followed, nor
-        successors of a root made after ``future``. Raises NotFound for an unknown root.
+        ``links`` is the key of the edges. The predecessors of a root are not followed if the root was made
+        before ``past``, nor its successors if it was made after ``future``. Raises NotFound for an unknown
+        root.
         """
         known: dict[int, RootHistory] = {}
         edges: dict[tuple[int, int], None] = {}
@@ -211,7 +212,6 @@ class Pcg:
         ]
 
     def _histories(self, roots: Ids) -> dict[int, RootHistory]:
-        """Return the history of each root. Raises NotFound for an unknown root."""
         histories = self.graph.histories(self.geometry, roots)
         for root in roots.tolist():
             if root not in histories:

@@ -72,7 +72,6 @@ class SampleEditor:
         raise GraphError(f"graph {self.table.url}: nothing left to {kind}")
 
     def _write(self, edit: Edit) -> None:
-        """Write an edit's cells, and log the operation's status before and after the cells."""
         self.table.put(edit.log(OperationStatus.CREATED, edit.ms))
         self.table.put(edit.log(OperationStatus.WRITE_STARTED, milliseconds(datetime.now(UTC))))
         self.table.put(edit.cells)

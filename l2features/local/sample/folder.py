@@ -47,7 +47,7 @@ def check_config(directory: Path, sample: Sample) -> None:
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raise ConfigError for a directory with other files than this sample's, unless `l2features up` made it.
+    """Raise ConfigError as `check_config` does, and for other files unless `l2features up` made the folder.
 
     A segmentation counts as this sample's if its info is ``info``, even if it is not complete.
     """
@@ -66,7 +66,7 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
     """Return the error message for a folder with unexpected files, ``names``.
 
-    ``expected`` names the only folder with files that is accepted.
+    ``expected`` describes the only folder that may have files.
     """
     found = ", ".join(sorted(names)[:3])
     return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"

@@ -236,7 +236,7 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of these attributes in rows of nodes.
 
-    For all attributes, the filter does not name the family: a named family makes reads in Bigtable's emulator
+    If all attributes are named, the filter names no family: a named family makes reads in Bigtable's emulator
     take a seventh longer. Rows of nodes have a single family, and the decoder would skip others.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)

@@ -237,13 +237,11 @@ def _stat(path: Path | str) -> os.stat_result | None:
 
 
 def _file(stat: os.stat_result | None) -> tuple[int, int] | None:
-    """Return device and inode, which identify a file; None for None."""
     return stat and (stat.st_dev, stat.st_ino)
 
 
 @contextmanager
 def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
-    """Close the connection ``db`` if the block raises."""
     try:
         yield
     except BaseException:

@@ -69,7 +69,7 @@ class SqliteStore(Store):
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """See `TableNotes.put_geometry`. For a table without a meta, the stored timestamp is empty."""
+        """See `TableNotes.put_geometry`. An empty timestamp in the row means that the table has no meta."""
         self._describe(Meta("", "", "", geometry))
 
     def _describe(self, meta: Meta, replaced: str = "") -> None:
@@ -91,7 +91,7 @@ class SqliteStore(Store):
         return None if row is None else str(row[0])
 
     def _one(self, table: str, query: str, parameters: Sequence[Any]) -> Any:
-        """Return a query's first row from ``table``, which all tables of the file share; None if no row."""
+        """Return a query's first row; None without one, or if the file has no SQL table ``table``."""
 
         def find(db: sqlite3.Connection, _: TableFormats) -> Any:
             self._check_table(db)
@@ -181,8 +181,6 @@ class SqliteStore(Store):
             first = page[-1][0] + 1
 
     def _page(self, first: int) -> list[Any]:
-        """Return up to `SCAN_ROWS` rows of chunks from the key ``first`` on, in the order of keys."""
-
         def find(db: sqlite3.Connection, formats: TableFormats) -> list[Any]:
             columns = tables.record_columns(formats)
             query = f"SELECT {columns} FROM {self._chunks} WHERE id >= ? ORDER BY id LIMIT {SCAN_ROWS}"
@@ -292,7 +290,7 @@ class SqliteStore(Store):
         )
 
     def _read_table(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the result of a query. Raises StoreError if the table is missing.
+        """Return the result of a query. Raises TableNotFound if the table is missing.
 
         ``query`` must allow for missing SQL tables of `root_tables`, which their first write creates.
         """

@@ -21,7 +21,7 @@ from tests.e2e.chaos.world import INSTANCE, PROJECT, World
 
 SHOWN = 5
 ORACLE_NODES = 100
-"""Rows of the truth that are computed by the plain oracle as well."""
+"""Number of true rows that are compared with the reference computation."""
 
 
 @dataclass

@@ -119,7 +119,6 @@ class RestartedUpdater:
             self._measure()
 
     def _processes(self) -> list[psutil.Process]:
-        """Return the supervisor and its live descendants."""
         try:
             parent = psutil.Process(self.process.pid)
             return [parent, *parent.children(recursive=True)]

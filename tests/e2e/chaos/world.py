@@ -28,7 +28,7 @@ STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 TABLE, HTTP = "by_table", "by_http"
 """The data sets: one reads its graph's table, the other asks its server."""
 TOPICS = ("high", "low", "missing")
-"""In order of priority. Edits have one topic in truth, but the emulator does not apply filters."""
+"""In order of priority. Production filters one topic of edits by priority; the emulator cannot filter."""
 ACK_S = 10
 AGE_S = 86_400
 """How long ago the graphs were ingested and the edits began."""

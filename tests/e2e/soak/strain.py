@@ -77,7 +77,7 @@ class Strain:
             self.expected[_letter_name(message)] = message, message.reason
 
     def publish_largest(self, messages: Sequence[Hostile]) -> None:
-        """Publish the first of these messages that Pub/Sub accepts, and remember its name."""
+        """Publish the first of these messages that Pub/Sub accepts, and set `largest_name`."""
         for message in messages:
             try:
                 self.publish_hostile(message)
@@ -87,7 +87,7 @@ class Strain:
             return
 
     def replay(self, message: Hostile) -> float:
-        """Apply a message from a file, as Pub/Sub may refuse it; return child processes' peak memory, MB."""
+        """Apply a message from a file: Pub/Sub may refuse it. Return child processes' peak memory, MB."""
         folder, config = self.dataset.config.parent, self.dataset.config
         (folder / "recorded.bin").write_bytes(message.data)
         (folder / "recorded.json").write_text(json.dumps({"attributes": dict(message.attributes)}))
