@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.jit import compiled
+from ..core.jit import compiled, inlined
 from .envelope import LineBuffers
 from .runs import Runs
 from .simd import LANES
@@ -53,6 +53,15 @@ class Depths(NamedTuple):
 
     narrow: Depth
     wide: Depth
+
+
+class Roots(NamedTuple):
+    """How squared distances become distances in whole nm; see `distance.Scale` for factor and divisor."""
+
+    factor: float
+    divisor: float
+    single: np.float32
+    """Factor of squared distances whose roots in float32, floored, are the distances; 0 if there is none."""
 
 
 class Thick(NamedTuple):
@@ -97,11 +106,18 @@ def measure(
     if not _first_pass(runs, passes[0].narrow, distances, thick, below):
         reuse(distances)
         return None
-    whole = np.zeros(0, np.uint16)
-    if kinds[0] is np.uint16:
-        whole = (np.sqrt(np.arange(FAR[np.uint16] + 1) * factor) / divisor).astype(np.uint16)
-    _second_pass(runs, passes[0].wide, passes[1], distances, thick, below, whole, factor, divisor)
+    roots = make_roots(kinds[0], factor, divisor)
+    _second_pass(runs, passes[0].wide, passes[1], distances, thick, below, roots)
     return distances
+
+
+def make_roots(kind: type[np.integer[Any]], factor: float, divisor: float) -> Roots:
+    """Return the `Roots` of a type of integer; roots in float32 are tried for all numbers of 16 bits."""
+    single = np.float32(factor / divisor**2)
+    squared = np.arange(2**16)
+    whole = np.floor(np.sqrt(squared * factor) / divisor)
+    exact = kind is np.uint16 and (np.floor(np.sqrt(squared.astype(np.float32) * single)) == whole).all()
+    return Roots(factor, divisor, single if exact else np.float32(0))
 
 
 def _make_thick(shape: tuple[int, int, int], first: Depths, below: bool) -> Thick:
@@ -145,14 +161,11 @@ def _second_pass(
     distances: Spans,
     thick: Thick,
     below: bool,
-    whole: np.ndarray,
-    factor: float,
-    divisor: float,
+    roots: Roots,
 ) -> None:
     """Measure the third axis, and replace squared distances in ``distances`` by whole nm.
 
-    ``whole`` maps squared distances of 16 bits to whole nm, and is empty for wider ones. Strips with results
-    of ``far`` are measured again in wider integers.
+    Strips with results of ``far`` are measured again in wider integers.
     """
     n0, n1, n2 = runs.shape
     narrow, wide = depths
@@ -166,36 +179,28 @@ def _second_pass(
         for row in range(n2):
             for i in range(lines):
                 line, place = begin + i + row * n1, row * narrow.block.pitch + i * n0
-                _take_roots(narrow.block, place, distances, line, whole, factor, divisor)
+                _take_roots(narrow.block, place, distances, line, roots)
         again[-(-lines * n0 // LANES) :] = False
         if again.any():
             _widen(runs, begin, again, narrow, wide.block, first, thick)
             for strip in range(0, lines * n0, LANES):
                 if again[strip // LANES]:
                     measure_strip(wide.block, strip, n2, wide.unit, wide.far)
-            _take_roots_again(runs, begin, lines, again, wide.block, distances, factor, divisor)
+            _take_roots_again(runs, begin, lines, again, wide.block, distances, roots)
 
 
 @compiled
-def _take_roots(
-    block: LineBuffers,
-    place: int,
-    distances: Spans,
-    line: int,
-    whole: np.ndarray,
-    factor: float,
-    divisor: float,
-) -> None:
+def _take_roots(block: LineBuffers, place: int, distances: Spans, line: int, roots: Roots) -> None:
     """Write a line's distances in whole nm, from its squared distances in ``block.out``."""
     target = distances.values[distances.places[line] : distances.places[line + 1]]
     place += distances.begins[line]
     source = block.out[place : place + len(target)]
-    if len(whole):
+    if roots.single > 0:
         for i in range(len(target)):
-            target[i] = whole[source[i]]
+            target[i] = target.dtype.type(np.sqrt(np.float32(source[i]) * roots.single))
     else:
         for i in range(len(target)):
-            target[i] = target.dtype.type(math.sqrt(source[i] * factor) / divisor)
+            target[i] = target.dtype.type(_root(source[i], roots))
 
 
 @compiled
@@ -206,8 +211,7 @@ def _take_roots_again(
     again: np.ndarray,
     block: LineBuffers,
     distances: Spans,
-    factor: float,
-    divisor: float,
+    roots: Roots,
 ) -> None:
     """Write distances in whole nm in the strips marked by ``again``, which were measured again."""
     n0, n1, n2 = runs.shape
@@ -217,9 +221,13 @@ def _take_roots_again(
             target, place = distances.places[line], i * n0 + distances.begins[line]
             for at in range(distances.places[line + 1] - target):
                 if again[(place + at) // LANES]:
-                    squared = block.out[row * block.pitch + place + at]
-                    whole = math.sqrt(squared * factor) / divisor
+                    whole = _root(block.out[row * block.pitch + place + at], roots)
                     distances.values[target + at] = distances.values.dtype.type(whole)
+
+
+@inlined
+def _root(squared: int, roots: Roots) -> float:
+    return math.sqrt(squared * roots.factor) / roots.divisor
 
 
 @compiled

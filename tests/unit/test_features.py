@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from l2features import compute_features
 from l2features.core.schema import FEATURES
 from l2features.kernel import SegmentedChunk, distance, spans
-from l2features.kernel.narrow import measure
+from l2features.kernel.narrow import make_roots, measure
 from l2features.kernel.spans import Spans
 from l2features.testing.oracle import (
     GOLDEN_PATH,
@@ -202,6 +202,15 @@ def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, i
     expected = compute_features(volume, (16, 16, 40)).tobytes()
     use_only(monkeypatch, kind)
     assert compute_features(volume, (16, 16, 40)).tobytes() == expected
+
+
+@pytest.mark.parametrize(("unit", "single"), [(8, True), (17, False)])
+def test_roots_in_float32(monkeypatch: pytest.MonkeyPatch, unit: int, single: bool) -> None:
+    """Check that roots are taken in float32 only where that is exact, and that features are exact if not."""
+    assert bool(make_roots(np.uint16, float(unit**2), 1.0).single) is single
+    volume = make_blobs(np.random.default_rng(8), (30, 31, 32), 9)
+    use_only(monkeypatch, np.uint16)
+    check_equal(compute_features(volume, (unit,) * 3), plain_features(volume, (unit,) * 3))
 
 
 def test_thick_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
