@@ -153,8 +153,9 @@ class SkeletonQuery(RootQuery):
         None,
         ge=0,
         le=1e9,
-        description="Radius in nm of a sphere around `root_point`. The node nearest to it, and the nodes "
-        "that edges with an end in the sphere connect to it, become one vertex.",
+        description="Radius in nm of a sphere around `root_point`. An edge is near if it has an end in the "
+        "sphere. The node nearest to `root_point`, and all nodes that paths of near edges connect to it, "
+        "become one vertex.",
     )
     join: str = Field("false", description="`true`, `yes` or `1`: join components at their nearest vertices.")
 

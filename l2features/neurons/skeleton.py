@@ -118,9 +118,9 @@ def skeletonize(
         invalidation_nm: a path represents all nodes within this distance along the graph.
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
-        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
-            ``root_point``, and all vertices connected to it by edges with an end in the sphere, become one
-            vertex at ``root_point``, as in pcg_skel.
+        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. An edge is near if it has an
+            end in the sphere. The vertex nearest to ``root_point``, and all vertices that paths of near edges
+            connect to it, become one vertex at ``root_point``, as in pcg_skel.
         join: join components by edges between their nearest vertices; `Skeleton.gaps` marks these edges.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.

@@ -260,7 +260,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
             found = vars(existing)
             differing = [key for key, wanted in vars(meta).items() if found[key] != wanted]
             others = "; ".join(f"{key} {found[key]!r}, expected {vars(meta)[key]!r}" for key in differing)
-            raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {others}")
+            raise TableExists(f"table {self.name} in {self.url} has other metadata: {others}")
 
     @abstractmethod
     def create_table(self) -> None:

@@ -55,7 +55,7 @@ class CaveGraph(BigtableGraph):
         return {node: as_ids([]) for node in ids.tolist()} | found.l2_ids | itself
 
     def operations(self, roots: Ids) -> dict[int, int]:
-        """Map each root to the operation that retired it; a valid root, to the operation that made it."""
+        """Map each retired root to the operation that retired it, each valid root to the one that made it."""
         from ...graph.graph_rows import newest
 
         parts = self._cells(sorted_unique(np.sort(roots)), newest("operation_id"), self._until())

@@ -54,8 +54,8 @@ def check_rows(world: World, name: str) -> list[Check]:
 
 
 def check_truth(world: World, random: np.random.Generator) -> Check:
-    """Check a random part of the true rows against the reference computation."""
-    check = Check("truth: rows that the plain oracle has otherwise", answer=f"{ORACLE_NODES} nodes by it")
+    """Check the rows of random nodes in `World.segmentation` against `plain_features`."""
+    check = Check("truth: rows that differ from the plain oracle", answer=f"{ORACLE_NODES} nodes by it")
     for graph in world.graphs.values():
         nodes = list(graph.children.items())
         for i in random.permutation(len(nodes))[: ORACLE_NODES // 2]:
