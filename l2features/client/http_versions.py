@@ -64,7 +64,7 @@ class HttpVersion:
         return VersionUrls(self._where, self.manifest, self._urls)
 
     def _parts(self, kind: Kind, ids: Ids, columns: Columns) -> Iterator[Any]:
-        """Yield the rows of sorted ids in tables; split the ids until the server's limits admit each part."""
+        """Yield tables of the rows of sorted ids; split the ids until the server's limits admit each part."""
         asked: dict[str, Any] = {"node_ids" if kind == "nodes" else "root_ids": np.ascontiguousarray(ids)}
         if columns is not None:
             asked["columns"] = list(columns)

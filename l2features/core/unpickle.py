@@ -229,7 +229,6 @@ class _Builder:
             ) if re.fullmatch("[iu][1248]", code) and all(type(n) is int and n >= 0 for n in shape):
                 return np.frombuffer(values, end + code).reshape(shape, order=order)
             case Record("dtype", (code, *_)), _, _:
-                raise ValueError(
-                    f"an array of dtype {shown(code)}: expected a dtype of integers, bytes as values, a shape"
-                )
+                wanted = "expected a dtype of integers, a shape, and values in bytes"
+                raise ValueError(f"an array of dtype {shown(code)}: {wanted}")
         raise ValueError("an array has no dtype, expected a dtype of integers")

@@ -110,7 +110,7 @@ def _layers(members: Sequence[Places]) -> list[list[int]]:
 def _fill_group(
     chunk: SegmentedChunk, row: np.ndarray, places: Places, box: np.ndarray, nm: NDArray[np.float64]
 ) -> None:
-    """Compute the row (1,) of a group from its box alone."""
+    """Compute the row (1,) of a group; only the runs in its box are read."""
     table = np.zeros(len(chunk.rank), np.uint32)
     table[1 + places] = 1
     runs = cut_runs(chunk.runs, table[chunk.rank], box)

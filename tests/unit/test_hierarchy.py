@@ -102,7 +102,7 @@ def test_nodes_of_supervoxels() -> None:
     ],
 )
 def test_parts_that_only_a_node_connects(edges: list[tuple[int, int]], parts: list[list[int]]) -> None:
-    """Check a node of supervoxels 1 to 3 beside nodes of one supervoxel in chunks 0 and 4."""
+    """Supervoxels 1 to 3 are one node in chunk 2. Chunks 0 and 4 each have a node of one supervoxel."""
     ids = {number: supervoxel(2, number) for number in (1, 2, 3)} | {x: supervoxel(x) for x in (0, 4)}
     both = [(ids[a], ids[b]) for pair in edges for a, b in (pair, pair[::-1])]
     others = {node(x): as_ids([ids[x]]) for x in (0, 4)}

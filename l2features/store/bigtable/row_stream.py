@@ -240,7 +240,7 @@ class Connection:
     def read_pages(
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
-        """Yield pages of up to ``limit`` rows with keys between ``first`` and ``end``, both excluded.
+        """Yield the rows with keys between ``first`` and ``end``, both excluded, in pages of up to ``limit``.
 
         The connection's deadline holds for each page.
         """
@@ -249,10 +249,10 @@ class Connection:
     def read_cell_pages(
         self, first: bytes, end: bytes, row_filter: RowFilter, limit: int, prefix: bytes = b""
     ) -> Iterator[list[AnyCells]]:
-        """Yield pages of all cells of up to ``limit`` rows with keys between ``first`` and ``end``.
+        """Yield all cells of the rows with keys between ``first`` and ``end``, both excluded.
 
-        Both ends are excluded. ``prefix`` precedes the ids in the row keys. The connection's deadline holds
-        for each page.
+        A page has the cells of up to ``limit`` rows. ``prefix`` precedes the ids in the row keys. The
+        connection's deadline holds for each page.
         """
         return self._pages(first, end, self.cells(prefix), row_filter, limit)
 
