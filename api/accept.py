@@ -28,7 +28,6 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
 
 @lru_cache(1_000)
 def _preferred(header: str, offered: tuple[str, ...]) -> str | None:
-    """Return the media type in ``offered`` that an Accept header prefers; None if it accepts no such type."""
     ranges = MIMEAccept([_range(part) for part in header.split(",") if part.strip()])
     return ranges.best_match(offered) if ranges else offered[0]
 

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         " trusted. Links use the host of the request.",
     )
     workers: int = Field(2, ge=1, le=64, description="Number of worker processes.")
-    threads: int = Field(48, ge=4, le=512, description="Threads per process.")
+    threads: int = Field(64, ge=4, le=512, description="Threads per process.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level to log; health probes are logged at debug."
     )
@@ -136,7 +136,8 @@ class Settings(BaseSettings):
         ge=1,
         description="Maximum concurrent requests for roots per process. The same number limits, separately, "
         "requests for chunks and bounds, for pictures, and for versions. Up to three times as many requests "
-        "for pictures wait in a queue. More get 429 too_many_requests.",
+        "for pictures wait in a queue, if half of L2CACHE_THREADS remain free. More get 429 "
+        "too_many_requests.",
     )
     graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a graph read in seconds.")
     root_timeout_s: float = Field(

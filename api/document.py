@@ -26,7 +26,7 @@ from .version_schemas import row_schema
 PLACE = "../openapi.json"
 """URL of the document, relative to the page that shows it."""
 BOOLEAN = "boolean"
-"""Format of parameters that the API's page shows as check boxes: strings, because ``1`` also means true."""
+"""Format of parameters that the page shows as check boxes. Their type is string: ``1`` also means true."""
 TOKEN = "token"
 SECURITY_SCHEMES = {
     TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}

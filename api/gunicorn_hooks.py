@@ -15,7 +15,7 @@ from typing import Any
 LAST_MESSAGES_S = 5.0
 """Seconds for which an exiting process continues to publish ids."""
 ARENAS, KEPT_BYTES, MMAP_BYTES = 2, 16 << 20, 4 << 20
-"""Number of malloc's arenas; freed bytes that an arena keeps at its end; size from which memory is mapped.
+"""malloc's maximum number of arenas, freed bytes kept at an arena's end, and smallest size allocated by mmap.
 
 If malloc returned freed memory to the system after each request, the next request would fault it in again.
 """
@@ -96,7 +96,7 @@ def in_flight() -> Any:
 
 
 def end_at_once_on_ctrl_c(worker: Any) -> None:
-    """Make Ctrl-C end a worker without waiting for requests in flight, or for locks of interrupted code.
+    """Make Ctrl-C publish queued ids and end a worker, whatever requests run and whatever locks are held.
 
     The worker ignores SIGINT. gunicorn's master, which Ctrl-C also reaches, then sends SIGQUIT to the worker.
     """

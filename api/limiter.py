@@ -18,9 +18,9 @@ class Limiter:
     """Limits requests and ids that are in flight.
 
     At most ``max_requests`` requests run at a time. At most ``share`` of them are for one data set, which
-    leaves room for others if one store hangs. ``queued`` times as many may wait, in total and for one data
-    set. All requests together have at most ``max_ids`` ids, except for a single request that has more ids:
-    it runs alone.
+    leaves room for others if one store hangs. Running and waiting requests together are limited to
+    ``1 + queued`` times these numbers. All requests together have at most ``max_ids`` ids, except for a
+    single request that has more ids: it runs alone.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Limiter:
         self.max_requests, self.share, self.max_ids = max_requests, share, max_ids
         self.timeout_s, self.retry_after_s, self.queued = timeout_s, retry_after_s, queued
         self._ids = 0
-        self._running, self._admitted = Counter[str](), Counter[str]()
+        self._running, self._waiting = Counter[str](), Counter[str]()
         self._changed = threading.Condition()
 
     @contextmanager
@@ -45,21 +45,16 @@ class Limiter:
         Raises ApiError 429 at once if too many requests wait, and if no permit is free within ``timeout_s``.
         """
         with self._changed:
-            if not self._has_permit(self._admitted, dataset, 1 + self.queued):
+            if not self._has_permit(self._running + self._waiting, dataset, 1 + self.queued):
                 raise self._too_many_requests()
-            self._admitted[dataset] += 1
-        try:
-            with self._permit(dataset):
-                yield
-        finally:
-            with self._changed:
-                self._admitted[dataset] -= 1
-
-    @contextmanager
-    def _permit(self, dataset: str) -> Iterator[None]:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._has_permit(self._running, dataset), self.timeout_s):
-                raise self._too_many_requests()
+            self._waiting[dataset] += 1
+            try:
+                if not self._changed.wait_for(
+                    lambda: self._has_permit(self._running, dataset), self.timeout_s
+                ):
+                    raise self._too_many_requests()
+            finally:
+                self._waiting[dataset] -= 1
             self._running[dataset] += 1
         try:
             yield

@@ -44,7 +44,7 @@ class LongRead:
 
 
 class LongReads:
-    """Limits concurrent long reads. A request waits for its read up to the setting ``root_timeout_s``.
+    """Limits concurrent long reads. A request waits up to ``root_timeout_s`` for its permit and its read.
 
     For each read that may run, ``queued`` further reads may wait.
     """
@@ -60,8 +60,8 @@ class LongReads:
         Raises ApiError 429 as `Limiter.request` does.
         """
         with ExitStack() as permit:
-            permit.enter_context(self.limiter.request(dataset))
             read = LongRead(self.timeout_s, self.limiter.retry_after_s)
+            permit.enter_context(self.limiter.request(dataset))
             try:
                 yield read
             finally:

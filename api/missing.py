@@ -1,8 +1,8 @@
 """Publishes missing ids, so that their features are computed. No request waits for Pub/Sub.
 
-`MissingIds.publish` queues ids, and remembers them in order not to publish them again soon. A thread creates
-the Pub/Sub client, which sends in batches. The thread starts with the first ids, and so after a fork. Ids
-that could not be sent are forgotten: the next request publishes them.
+`MissingIds.publish` queues ids, and remembers them so that they are not published again soon. A thread
+creates the Pub/Sub client, which sends in batches. The thread starts when the first ids are queued, which is
+after a fork. Ids that could not be sent are forgotten, so that the next request for them publishes them.
 """
 
 from __future__ import annotations

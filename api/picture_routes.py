@@ -51,14 +51,14 @@ CONTENTS = {
     "segment_properties": "and lists of roots: ROOT,ROOT/info, or version-N/info for its largest roots",
 }
 QUEUED = 3
-"""Waiting requests allowed per running request: cloud-volume reads 20 cells at a time."""
+"""Maximum number of waiting requests per running request: cloud-volume reads 20 cells at a time."""
 Read = Callable[[PictureReader, Ids], Picture]
 
 
 def register_pictures(app: OpenAPI, service: AppResources) -> None:
     """Register the routes of pictures."""
     settings, datasets = service.settings, service.datasets
-    api, reads = new_routes("pictures", settings, PICTURES), RootReads(service, QUEUED)
+    api, reads = new_routes("pictures", settings, PICTURES), RootReads(service, queued(settings))
     _listing_routes(api, datasets)
     _node_routes(api, datasets, reads)
     _neuron_routes(api, settings, datasets, reads)
@@ -66,6 +66,11 @@ def register_pictures(app: OpenAPI, service: AppResources) -> None:
     add_list_route(api, PLACE, service, lists)
     add_view_routes(api, service, reads, lists)
     app.register_api(api)
+
+
+def queued(settings: Settings) -> int:
+    """Return how many requests may wait per running request, so that half of the threads remain free."""
+    return max(0, min(QUEUED, settings.threads // (2 * settings.max_root_requests) - 1))
 
 
 def _listing_routes(api: APIBlueprint, datasets: ServedDatasets) -> None:
@@ -161,7 +166,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
         responses=info_responses(413, 422, 429),
     )
     def segment_properties(path: DatasetPath, query: SegmentsQuery) -> Response:
-        """Return volume, area, cable length and nodes of roots, to sort and filter the viewer's list."""
+        """Return volume, area, cable length and node count of roots, to sort and filter the viewer's list."""
         return answer(datasets[path.dataset], query.roots)
 
     @api.get(

@@ -26,7 +26,7 @@ _GZIP = 31
 SHORTEST = 128
 """JSON of fewer bytes is not gzipped: gzip would save a few bytes at most, or add some."""
 SMALL, LARGE = 1 << 16, 1 << 19
-"""In bytes. A body below `SMALL` is sent in one piece. If the first part reaches `LARGE`, a thread gzips."""
+"""Bodies below `SMALL` bytes are one piece. A thread gzips bodies whose first part reaches `LARGE` bytes."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:

@@ -114,7 +114,6 @@ def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, 
 
 
 def _kind() -> str:
-    """Return the media type that the client prefers. Raises ApiError 406 unless it accepts HTML or JSON."""
     return accepted(request.headers.get("Accept"), (HTML, JSON))
 
 

@@ -1,4 +1,4 @@
-"""The Beam pipeline of the audit: enumerate the chunks, audit each chunk, sum up. It has no branches."""
+"""The Beam pipeline of the audit, a chain of steps: enumerate the chunks, audit each chunk, sum up."""
 
 from __future__ import annotations
 

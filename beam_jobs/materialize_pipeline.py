@@ -1,4 +1,4 @@
-"""The Beam pipeline of a version: read rows, group them by partition, write files. It has no branches."""
+"""The Beam pipeline of a version, a chain of steps: read rows, group them by partition, write files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Beam pipeline of an export: read rows, group them by shard, write the shards. It has no branches."""
+"""The Beam pipeline of an export, a chain of steps: read rows, group them by shard, write the shards."""
 
 from __future__ import annotations
 

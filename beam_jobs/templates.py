@@ -6,7 +6,7 @@ parser; the rest is in `FIELDS`. An option that is neither in `FIELDS` nor in `L
 example, after an option changed:
   python -m beam_jobs.templates
 
-example, a template for a bucket (gcloud's own build does not mark a job as streaming):
+example, a template for a bucket (templates that gcloud builds are not marked as streaming):
   python -m beam_jobs.templates --spec update --image IMAGE >update.json &&
       gcloud storage cp update.json gs://bucket/update.json
 """
@@ -184,7 +184,7 @@ def _beam_parameters() -> Iterator[dict[str, Any]]:
     known = PipelineOptions([]).get_all_options()
     for name, text in BEAM_HELP.items():
         if name not in known:
-            raise ConfigError(f"option --{name}: not one of Beam's")
+            raise ConfigError(f"option --{name} in BEAM_HELP: expected an option of Beam")
         kind = int if name in defaults else str
         yield _parameter(
             "Beam", argparse.Action([f"--{name}"], name, type=kind, help=text), defaults.get(name)

@@ -21,7 +21,7 @@ from .counters import count, measure
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Add to the metrics: how many nodes have the type's maximum, by attribute; the time of each step."""
+    """Count, by attribute, the nodes whose value is the dtype's maximum; measure the time of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 

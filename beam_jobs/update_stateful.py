@@ -149,8 +149,9 @@ class _CollectFn(beam.DoFn):
 class CollectByMessage(beam.PTransform):
     """Collect (key, `Entry`) to (key, all entries of the message), once no entry is missing.
 
-    Entries are plain values. The watermark waits until a message's parts are processed. So a report that is
-    missing when the watermark has moved on by `LONG_S` is lost, and the ids of its part are refused.
+    An entry is an `OpenMessage` or a `Report`, as a plain value. The watermark waits until a message's parts
+    are processed. So a report that is missing when the watermark has moved on by `LONG_S` is lost, and the
+    ids of its part are refused.
     """
 
     def expand(self, entries: Any) -> Any:

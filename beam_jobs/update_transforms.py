@@ -1,7 +1,7 @@
 """PTransforms of the updates: write the rows of messages, and return one `MessageResult` per message.
 
-The pipeline has no branches, and its logic is in `l2features.updates`. Runners store only plain values
-(`l2features.updates.ledger`), because a job on Dataflow may be replaced while messages are in flight.
+After reading, a pipeline is a chain of steps. Its logic is in `l2features.updates`. Runners store only plain
+values (`l2features.updates.ledger`), because a job on Dataflow may be replaced while messages are in flight.
 """
 
 from __future__ import annotations
@@ -60,8 +60,6 @@ def release_updater(update: Update) -> None:
 
 
 class _UpdateFn(beam.DoFn):
-    """A DoFn that uses the process's updater."""
-
     def __init__(self, update: Update) -> None:
         self.update = update
 

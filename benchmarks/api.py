@@ -247,7 +247,7 @@ def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterato
 
 
 def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
-    """Yield the kinds of requests to measure. The number of ids in concurrent cold requests is limited."""
+    """Yield the kinds of requests to measure. Skips concurrent cold requests for too many ids."""
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
         most = asker.most_cold if asker.caches else 2 * MANY

@@ -1,4 +1,4 @@
-"""Measure the batch ingest's speed on a larger sample, by number of workers.
+"""Measure the batch ingest's speed on a large synthetic data set, by number of workers.
 
 Each run is a local ingest into a fresh store. Overhead is the workers' total time from the first chunk to the
 last, divided by the workers' time in reading, mapping, computing and writing. Start-up (imports, workers,

@@ -174,7 +174,7 @@ def wrong_cells(layer: Path, name: str, nodes: int) -> int:
 
 
 def cell_counts(layer: Path, level: dict[str, Any], annotations: AnnotationLayer) -> list[int]:
-    """Return the number of nodes in each cell of a level; assert that it fits the cell's size in bytes."""
+    """Return the number of nodes in each cell of a level. Raises AssertionError for a cell of wrong size."""
     base = {"driver": "file", "path": f"{layer}/{level['key']}/"}
     spec = {"driver": "neuroglancer_uint64_sharded", "base": base, "metadata": level["sharding"]}
     store = tensorstore.KvStore.open(spec).result()

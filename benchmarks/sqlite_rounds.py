@@ -79,7 +79,6 @@ def _reader(url: str, replace: bool, rounds: int, problems: Any) -> None:
 
 @contextmanager
 def _as_nobody(wanted: bool) -> Iterator[None]:
-    """Drop root privileges during the block, if ``wanted``."""
     before = os.geteuid()
     if wanted:
         os.seteuid(NOBODY)
@@ -107,12 +106,12 @@ def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counte
 
     Args:
         folder: folder of the file. If its name contains ``read-only`` and this process belongs to root,
-            readers may not write to the folder.
+            readers cannot write to the folder.
         rounds: number of rounds of all readers together.
         replace: whether each write first deletes the file.
     """
     url = f"sqlite://{folder}/store.db"
-    open_store(url, "t").close()  # what it imports, nobody may not read
+    open_store(url, "t").close()  # import modules that user nobody cannot read
     clock, ended, problems = _PROCESSES.Value("q", 0), _PROCESSES.Event(), _PROCESSES.Queue()
     arguments = (url, replace, rounds // READERS, problems)
     readers = [_PROCESSES.Process(target=_reader, args=arguments) for _ in range(READERS)]
@@ -137,8 +136,8 @@ def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counte
 
 
 SCENARIOS = {
-    "a folder that all may write to": ("shared", False),
-    "a folder that readers may not write to": ("read-only", False),
+    "a folder that all can write to": ("shared", False),
+    "a folder that readers cannot write to": ("read-only", False),
     "a file that is deleted and recreated": ("replaced", True),
 }
 

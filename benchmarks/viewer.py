@@ -75,7 +75,7 @@ def measure(stack: Stack, repeats: int) -> list[Bar]:
 
 
 def bars(neuron: Neuron, cold: dict[str, float], warm: dict[str, float]) -> list[Bar]:
-    """Return the results, given seconds by layer. Only layer ``nodes`` and the skeleton have a maximum."""
+    """Return the results, given seconds by layer. Layer ``axes`` and Arrow have no required maximum."""
     size = f"{len(neuron.l2_ids):,} nodes"
     found = [Bar(f"{size}: Arrow, cold", cold["arrow"] * 1e3, None, unit="ms")]
     for state, times in (("cold", cold), ("warm", warm)):

@@ -133,7 +133,7 @@ def replay(
 
 @contextmanager
 def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
-    """Open a letter box; at the end, report files that are no letters and exit with 1 if there are any."""
+    """Open a letter box; at the end, exit with 1 and a report if files or messages are not letters."""
     with closing(open_letter_box(where, limit)) as box:
         if where.startswith("projects/"):
             check_pubsub(where, SubscriptionError)
@@ -210,7 +210,7 @@ def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
 
 
 def _full_names(box: LetterBox, names: tuple[str, ...], where: str) -> list[str]:
-    """Return the names of the letters that begin with these names.
+    """Return the full name of each letter whose name begins with one of ``names``.
 
     Raises ConfigError if a name matches no letter or several.
     """

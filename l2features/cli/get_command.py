@@ -80,7 +80,7 @@ def get(
 def _found(
     store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
 ) -> tuple[ChunkRows, int]:
-    """Return a tuple: rows of the first ``limit`` ids, or a chunk's; the number of all ids, or of rows."""
+    """Return rows of the first ``limit`` ids and the number of all ids; or a chunk's rows and their count."""
     from ..query.chunk_lookup import ChunkRows, read_chunk
 
     if isinstance(wanted, np.ndarray):
@@ -91,7 +91,7 @@ def _found(
 
 
 def _report(found: ChunkRows) -> None:
-    """Print the note on a chunk, if any. Raises StoreError if rows may be missing."""
+    """Print ``found.note``, if any. Raises StoreError if rows may be missing."""
     if found.note:
         click.echo(found.note, err=True)
     if found.error:

@@ -37,8 +37,8 @@ def neuron(
 ) -> None:
     """Print volume, area and cable length of ROOT.
 
-    Values are sums over the root's L2 nodes. For a data set without a graph, ROOT is a segment. Complete
-    results are cached in the table.
+    Volume and area are sums over the root's L2 nodes. Cable length is measured along the root's skeleton.
+    For a data set without a graph, ROOT is a segment. Complete results are cached in the table.
 
     \b
     Example:

@@ -13,7 +13,7 @@ from ..core.geometry import Triple
 from ..core.schema import ATTRIBUTES, check_names
 
 FITTING = tuple(a.name for a in ATTRIBUTES if len(a.shape) < 2 and not a.optional)
-"""Default attributes of printed tables, which fit a terminal of 100 columns."""
+"""Default attributes of a printed table. They fit a terminal of 100 columns."""
 
 config_option = click.option(
     "--config",

@@ -49,7 +49,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 def open_catalog(dataset: Dataset) -> Catalog:
     """Open the data set's versions.
 
-    Their folder is the one in the data sets file; without one there, the folder that the table names.
+    The data sets file names their folder, or else the table does.
     """
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder

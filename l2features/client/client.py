@@ -191,7 +191,7 @@ class Client:
         return self._source.summaries(node_ids(root_ids), graph)
 
     def versions(self) -> Any:
-        """Return one row per version, oldest first. ``base`` is the earlier version that this one renews."""
+        """Return one row per version, oldest first. A version stores only changes to its ``base``, if any."""
         return self._source.versions()
 
     def version(self, number: int | None = None) -> Version:

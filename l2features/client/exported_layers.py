@@ -20,7 +20,7 @@ GS = "gs://"
 def exported_view(url: str, roots: Ids) -> View:
     """Return what a link to Neuroglancer draws: the layers of an export, with ``roots`` selected.
 
-    The layers are the export's nodes and, if they exist, its skeletons and its list of segments.
+    The layers are the export's nodes and, if they exist, its skeletons and its segment properties.
 
     Raises ConfigError if ``url`` is not the folder of an export, or cannot be read.
     """

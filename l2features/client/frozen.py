@@ -31,7 +31,7 @@ class VersionSource(Protocol):
         """
 
     def files(self) -> Files:
-        """Return the location of the files. Raises ConfigError if they cannot be reached."""
+        """Return access to the files. Raises ConfigError if they cannot be reached."""
 
 
 class Version:
@@ -98,8 +98,8 @@ class Version:
     def sql(self, query: str) -> Any:
         """Return the result of a SELECT statement over the views ``nodes``, ``nodes_by_id`` and ``roots``.
 
-        DuckDB reads the version's files in place, which needs the extra ``query``. If the client reads from a
-        server, the server must publish the URLs of the files. Ids are int64.
+        DuckDB reads the version's files in place; it is installed with ``l2features[query]``. If the client
+        reads from a server, the server must publish the files' URLs. The views and the result have int64 ids.
         """
         from ..versions.sql import VersionSql
 
@@ -124,7 +124,6 @@ class Version:
 
 
 def _listed(columns: Columns) -> Columns:
-    """Return the columns. Raises ConfigError for a single string."""
     if isinstance(columns, str):
         raise ConfigError(f"columns {columns!r}: expected a list of names, such as [{columns!r}]")
     return columns

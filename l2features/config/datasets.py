@@ -50,7 +50,7 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 FLAT, SERVED = "flat", "graphene"
 """Values of ``graph``: for a data set without a graph, and for a ``cv_path`` that is a graph's server."""
 PRECOMPUTED = "precomputed://"
-"""Paths with this scheme are accepted unchecked: serving a table does not need its segmentation."""
+"""Any ``cv_path`` with this scheme is valid: serving a table does not need a readable segmentation."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """Pattern of the HOST:PORT of a server."""
 _CHECKS: dict[str, Callable[[str], object]] = {

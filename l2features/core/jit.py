@@ -24,7 +24,7 @@ COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
 
 @cache
 def _stamp(package: Path) -> str:
-    """Return one digest of all compiled modules of a package, as their functions inline one another."""
+    """Return one digest of all compiled modules of a package, because they inline each other's functions."""
     sources = [path.read_bytes() for path in sorted(package.glob("*.py"))]
     return hashlib.sha256(b"\0".join([s for s in sources if COMPILED.search(s)])).hexdigest()
 

@@ -93,7 +93,10 @@ def _status(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, then its causes; after tenacity's RetryError or ExceptionGroup, its last error."""
+    """Yield an error, then its causes.
+
+    The cause of an ExceptionGroup, or of a RetryError of tenacity, is its last error.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -21,10 +21,10 @@ import numpy.typing as npt
 MAX_BYTES, MAX_BITS, MAX_DEPTH = 1 << 20, 1024, 100
 """Maximum bytes of a pickle, bits of an integer in a pickle, and nesting levels of the result."""
 MAX_OPCODES, MAX_KEYS, MAX_HASHES = 400_000, 5_000, 10_000
-"""Maximum numbers in a pickle: opcodes; keys of dictionaries and sets; dictionaries and sets.
+"""Maximum counts in a pickle: opcodes; keys of dictionaries and sets; dictionaries and sets.
 
-`MAX_OPCODES` also limits the result's values. Keys of equal hash are slow to insert. An empty set takes
-216 bytes.
+`MAX_OPCODES` also limits the number of values in the result. Keys are limited because keys of equal hash are
+slow to insert, and sets because even an empty set takes 216 bytes.
 """
 _OPCODES = {
     opcode.name: ([kind.name for kind in opcode.stack_before], [kind.name for kind in opcode.stack_after])

@@ -69,7 +69,7 @@ def _differs(stored: np.ndarray, computed: np.ndarray, name: str) -> Mask:
 
 
 def _pca_differs(stored: np.ndarray, computed: np.ndarray) -> Mask:
-    """Return (n,) which rows have singular values in one array only, or values beyond the tolerance."""
+    """Return (n,) whether singular values differ beyond the tolerance, or only one array has them."""
     values, expected = (rows["pca_val"].astype(np.float64) for rows in (stored, computed))
     largest = expected.max(axis=1, initial=0.0, keepdims=True)
     far = (np.abs(values - expected) > PCA_TOLERANCE * expected + 0.01 * largest).any(axis=1)

@@ -61,7 +61,7 @@ def meta_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def timestamp_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check that the table's time is valid and in the past."""
+    """Check that the timestamp in the table's row ``meta`` is valid and in the past."""
     meta = deployment.meta
     if meta is None:
         yield warning("unknown: the table has no meta", "give audit and materialize a --timestamp")

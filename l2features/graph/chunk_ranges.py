@@ -1,7 +1,7 @@
 """Ranges of ids in a box of chunks, for all layers.
 
-An id contains the x, y and z of its chunk, z in the lowest bits. So the ids in chunks that are neighbours
-along z are one range.
+An id contains the x, y and z of its chunk, z in lower bits than x and y. So the ids in chunks that are
+neighbours along z are one range.
 """
 
 from __future__ import annotations

@@ -138,8 +138,9 @@ class GrapheneGraph(Graph):
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
         """See `Graph.changed_roots`.
 
-        The candidates are all roots in the server's log until now, because an entry may be written long after
-        its operation. A candidate has changed if it is valid at only one of the two times.
+        The candidates are all roots in the server's log from shortly before ``since`` until now, because an
+        entry may be written long after its operation. A candidate has changed if it is valid at only one of
+        the two times.
         """
         logged = self._requests().logged_roots(log_since(since))
         roots = logged[self.is_root(geometry, logged)]

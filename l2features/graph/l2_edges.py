@@ -44,8 +44,8 @@ def edges_of_roots(
     """Return the edges between L2 nodes, by root.
 
     A cross-chunk edge is stored as a pair of supervoxels in the rows of both end nodes; the first supervoxel
-    of the pair belongs to the node of the row. So these rows map nearly all supervoxels to nodes. To map
-    the others, the children of the root's nodes in the others' chunks are read.
+    of the pair belongs to the node of the row. So these rows map nearly all supervoxels to nodes. For each
+    other supervoxel, the children of the root's nodes in its chunk are read.
 
     Args:
         layout: bit fields of ids of layers 1 and 2.
@@ -122,7 +122,7 @@ def owners_of(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
 def _in_chunks_of(layout: IdLayout, ids: Ids, supervoxels: Ids) -> Ids:
     """Return those of ``ids`` (L2 nodes) that are in the chunk of one of the supervoxels.
 
-    Raises GraphError for an id that is not a supervoxel.
+    Raises GraphError if one of ``supervoxels`` is not of layer 1.
     """
     unexpected = supervoxels[layout.layers(supervoxels) != SUPERVOXEL]
     if len(unexpected):

@@ -25,8 +25,8 @@ def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -
 
     If an operation logged roots several times in this period, the newest entry counts. A failed operation may
     have logged roots that were never written. An entry may be later than its roots, by days if a failed
-    operation was repaired. Numbers of operations may not ascend with time, so the server scans the whole log,
-    but returns only the entries of this period.
+    operation was repaired. Operation numbers do not always ascend with time, so the server scans the whole
+    log, but returns only the entries of this period.
     """
     columns = f.ColumnRangeFilter("2", b"roots", b"roots")
     window = f.TimestampRangeFilter(whole_ms(start), None if end is None else whole_ms(end) + _MS)

@@ -1,4 +1,4 @@
-"""Read a graph's table: ranges of rows, and rows by key, through the decoder of raw rows."""
+"""Read a graph's table: ranges of rows, and rows by key, through `store.bigtable.row_stream`."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class TableReads:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn errors of the block, which reads raw rows, into GraphError."""
+        """Turn errors of the block, which reads through `_connection`, into GraphError."""
         from ..store.bigtable.row_arrays import BadAnswer
 
         try:
@@ -161,7 +161,7 @@ class TableReads:
 
 @cache
 def column(name: str, dtype: str | None = None) -> Columns:
-    """Return one column for the decoder of raw rows; without ``dtype``, the values are not decoded."""
+    """Return the `Columns` of one column; without ``dtype``, its values are not decoded."""
     from ..store.bigtable.row_arrays import Columns
 
     return Columns((name,), np.dtype([(name, dtype)]) if dtype else None)

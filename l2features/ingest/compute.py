@@ -80,7 +80,6 @@ def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Sourc
 
 
 def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
-    """Raise ConfigError if the ids of a graph have no room for the last chunk of the grid."""
     last = [n - 1 for n in geometry.grid]
     for layer in (1, L2):
         try:

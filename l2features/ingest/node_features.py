@@ -21,7 +21,7 @@ class NodeFeatures:
     """The features of some nodes of a chunk, and the outcome for nodes without features.
 
     Attributes:
-        features: (n,) rows, sorted by id; the row of a node without voxels has size 0.
+        features: (n,) rows, sorted by id; a node without voxels is in ``unsure`` or has a row of size 0.
         unknown: ids that the graph does not have, at least not yet.
         errors: permanent errors by id.
         millis: milliseconds of the steps graph, read and compute.

@@ -49,7 +49,7 @@ def rates(totals: ChunkTotals, started: datetime | None) -> tuple[float, float] 
     Returns None if the records span too short a time.
 
     Args:
-        totals: sums over the table's records, with the window `RATE_WINDOW`.
+        totals: sums over the table's records; ``totals.recent`` covers `RATE_WINDOW`.
         started: when the latest run began.
     """
     newest, recent = totals.newest, totals.recent

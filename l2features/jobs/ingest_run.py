@@ -94,7 +94,7 @@ def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_befor
     With --allow-empty, print a warning and return 0.
 
     Args:
-        ingest: the ingest, whose chunks are considered.
+        ingest: the ingest; files of chunks outside its box do not count.
         args: the options of the run.
         read: counts of the files of the chunks that this run computed.
         done_before: number of chunks that this run skipped, because they were done.

@@ -18,9 +18,9 @@ WARM_UP_STEPS = 16
 
 
 def warm_up(on_step: Callable[[], object] = lambda: None) -> None:
-    """Compile the kernel's functions, or load them from numba's cache. Run this when an image is built.
+    """Compile the kernel's functions, or load them from numba's cache.
 
-    ``on_step`` is called after each of the `WARM_UP_STEPS` steps.
+    Run this when a container image is built. ``on_step`` is called after each of the `WARM_UP_STEPS` steps.
 
     The cache is beside the modules, or in ``NUMBA_CACHE_DIR``; if neither is writable, in the user's cache
     directory. The cached code fits one type of processor: if an image is built on one type and runs on

@@ -107,7 +107,6 @@ def _trace(packed: PackedBlocks, offsets: np.ndarray, starts: np.ndarray, labels
 
 @inlined
 def _label(words: np.ndarray, at: Any, label_words: Any) -> Any:
-    """Return the label that begins at word ``at``."""
     value = np.uint64(words[at])
     if label_words == 2:
         value |= np.uint64(words[at + 1]) << np.uint64(32)

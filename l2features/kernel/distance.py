@@ -8,9 +8,9 @@ a voxel,
 
 Voxels beyond another label need no special case: they are farther than that label's first voxel. The search
 for d2(v) ends when k^2 a^2 reaches the minimum so far. Voxels are measured in strips of neighbouring
-lines (`strips`): a strip fits into the cache, and a row of a strip into registers. Most strips are measured
-in 16 or 32 bits (`narrow`). Between the passes, only the part of each line from its first labelled voxel to
-its last is stored (`spans`).
+lines (`strips`). A strip fits into the cache. A row of a strip, one voxel of each line, fits into registers.
+Most strips are measured in 16 or 32 bits (`narrow`). Between the passes, only the part of each line from its
+first labelled voxel to its last is stored (`spans`).
 """
 
 from __future__ import annotations

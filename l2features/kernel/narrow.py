@@ -9,6 +9,7 @@ strip is measured again in wider integers too.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class Roots(NamedTuple):
     factor: float
     divisor: float
     single: np.float32
-    """Factor of squared distances whose roots in float32, floored, are the distances; 0 if there is none."""
+    """If not 0, the distance of a squared distance d is ``floor(sqrt(d * single))``, computed in float32."""
 
 
 class Thick(NamedTuple):
@@ -111,8 +112,9 @@ def measure(
     return distances
 
 
+@lru_cache(maxsize=16)
 def make_roots(kind: type[np.integer[Any]], factor: float, divisor: float) -> Roots:
-    """Return the `Roots` of a type of integer; roots in float32 are tried for all numbers of 16 bits."""
+    """Return the `Roots` of a type. ``single`` is 0 unless the type is uint16 and all its roots are exact."""
     single = np.float32(factor / divisor**2)
     squared = np.arange(2**16)
     whole = np.floor(np.sqrt(squared * factor) / divisor)

@@ -3,9 +3,9 @@
 The representative voxel has the largest score ``dt * (1 - d / dmax)`` of its label: dt is the voxel's
 distance to another label in whole nm, d its distance to the label's centroid, dmax the label's largest d.
 Among equal scores, the lowest index in C order wins. Scores are computed in float64 with the same operations
-as ``dt * (1 - d / d.max())`` and ``d = norm((coords - mean) * resolution)``, so that ties are the same. Each
-operation is monotonic even with rounding. So a run's scores have an exact upper bound, and nearly all runs
-are skipped, because their bound is below the best score so far.
+as numpy's ``dt * (1 - d / d.max())`` and ``d = norm((coords - mean) * resolution)``, so the same voxels tie.
+Each operation is monotonic even with rounding. So a run's scores have an exact upper bound, and nearly all
+runs are skipped, because their bound is below the best score so far.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Placement(NamedTuple):
     weights: np.ndarray
     """(3,) int64, increase of a voxel's C-order index (x, y, z) in the chunk with each step along an axis."""
     last: int
-    """Which of the runs' axes is z, whose square is added last."""
+    """Index of z among the runs' axes. `_norm` adds the square along z last."""
     origin: np.ndarray
     """(3,) int64, index in the chunk of the runs' first voxel; centroids are in voxels of the chunk."""
 

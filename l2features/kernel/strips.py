@@ -24,12 +24,13 @@ class Tables(NamedTuple):
     """Squared distances of a run's voxels to the voxels just before and after it, along the first axis."""
 
     rising: np.ndarray
-    """First ``half`` elements: ``far``, for runs that begin at the chunk's border. Then squares for 1, 2, ...
-    voxels."""
+    """The first ``half`` elements are ``far``, for runs that begin at the chunk's border. Then come the
+    squared distances of 1, 2, ... voxels."""
     falling: np.ndarray
-    """First ``half`` elements: ``far``, for runs that end at the chunk's border. Then squares for n, ..., 2,
-    1 voxels, where n is the axis's length; then ``far`` again."""
+    """The first ``half`` elements are ``far``, for runs that end at the chunk's border. Then come the squared
+    distances of n, ..., 2, 1 voxels, then ``far`` again; n is the axis's length."""
     half: int
+    """The axis's length plus LANES."""
 
 
 def make_tables(n: int, unit: Any, far: np.integer[Any]) -> Tables:
@@ -199,7 +200,7 @@ def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: A
 
 @compiled
 def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> bool:
-    """Write a strip's squared distances to voxels up to ``reach`` rows away.
+    """Measure the squared distances between a strip's voxels and voxels up to ``reach`` rows away.
 
     Returns whether voxels of farther rows may be nearer. A voxel k rows away costs k^2 = 1 + 3 + ... +
     (2k - 1) units. So step k adds 2k - 1 to the results of the neighbouring rows, for all voxels at once.

@@ -1,6 +1,6 @@
 """Logs on stderr: plain lines on a terminal, else JSON lines with the fields of Google Cloud Logging.
 
-Results on stdout, and the last line of a command that failed (``error: …``), are plain text, not JSON.
+Results on stdout, and the last line of a command that failed (``error: …``), are not log lines.
 """
 
 from __future__ import annotations

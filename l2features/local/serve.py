@@ -51,7 +51,7 @@ def check_port(bind: str) -> None:
         bind_once(match[1].strip("[]"), int(match[2]))
     except OSError as error:
         raise L2FeaturesError(
-            f"cannot listen at {bind}: {error.strerror}; choose another with --bind"
+            f"cannot listen at {bind}: {error.strerror}; choose another address with --bind"
         ) from error
 
 

@@ -45,7 +45,7 @@ class StackPlace:
 class Service:
     """A service. It starts when each service in ``after`` has reached the given condition, `READY` or `DONE`.
 
-    ``argv`` begins with ``python`` or ``l2features``. The launcher chooses the program for it.
+    ``argv`` begins with ``python`` or ``l2features``. The launcher maps this word to a program.
     """
 
     name: str

@@ -34,8 +34,8 @@ def run(folder: Path, ports: Mapping[str, int]) -> int:
     """Run the stack until a signal; return the exit status.
 
     The status is 0 after a signal, and 1 if a service failed, exited early or did not become ready.
-    ``ports`` may fix the ports of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError before any service
-    starts.
+    ``ports`` may fix the ports of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError if a program is
+    missing, or the folder or a port cannot be used. No service is started then.
     """
     _check_installed()
     folder = folder.resolve()

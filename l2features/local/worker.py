@@ -27,9 +27,9 @@ from . import log_lines
 from .processes import STOP_SIGNALS, exit_reason, follow
 
 PICKUP_TIMEOUT_S = 30.0
-"""Seconds within which a process must receive any task but its first. Otherwise, it is killed."""
+"""Seconds within which a process must receive each task after its first. Otherwise, it is killed."""
 START_TIMEOUT_S = 1_200.0
-"""Seconds for the first task of a process, which imports, compiles and connects."""
+"""Maximum seconds without progress in a process's first task, which imports, compiles and connects."""
 
 
 class WorkerDied(L2FeaturesError):
@@ -112,8 +112,8 @@ class Worker:
     def end_overdue(self, timeout_s: float) -> None:
         """Kill the process if its task makes no progress for ``timeout_s``.
 
-        The limit of the first task is `START_TIMEOUT_S`. The process is also killed if it does not receive
-        any other task within `PICKUP_TIMEOUT_S`.
+        For the first task, the limit is `START_TIMEOUT_S`. The process is also killed if it does not receive
+        a later task within `PICKUP_TIMEOUT_S` of `schedule`.
         """
         if self.future is None:
             return

@@ -40,7 +40,7 @@ REST_S = 60.0
 """Seconds after a failed write during which no other write is tried."""
 MAGIC = b"L2"
 HEADER = struct.Struct("<2sHHIQ")
-"""Header of a cell: `MAGIC`, `FORMAT`, number of cells, checksum of the payload, items in all cells."""
+"""Header of a cell: `MAGIC`, `FORMAT`, number of cells, checksum of the payload, total number of items."""
 BASIS_BYTES = 16
 _ENTRY_BYTES = 400
 """Bytes of an entry of the memory cache besides its array."""

@@ -33,7 +33,7 @@ MOST_NODES = 1_000_000
 ROOTS, IDS = 100, 4_000_000
 """Maximum roots that are looked up at once, and maximum L2 ids of these roots."""
 NODES, READ_NODES = 200_000, 50_000
-"""Maximum nodes that are summed at once for several roots, and maximum nodes of one read of the store."""
+"""Maximum nodes of several roots that are summarized together, and maximum nodes of one read of the store."""
 BESIDE = 8
 """Number of threads in which a reader reads edges or writes results while it reads rows."""
 T = TypeVar("T")
@@ -43,8 +43,9 @@ Wait = Callable[[], None]
 class NeuronReader:
     """Reads the roots of one data set. Threads may share a reader.
 
-    L2 ids, edges and complete summaries are cached: in up to ``cache_bytes`` of memory and, with ``keep``, in
-    the table. Histories, which depend on the time, and summaries with missing nodes are not cached.
+    Complete summaries, and L2 ids and edges that never change, are cached: in up to ``cache_bytes`` of memory
+    and, with ``keep``, in the table. Histories, which depend on the time, and summaries with missing nodes
+    are not cached.
 
     Args:
         reader: reads the data set's rows.
@@ -155,7 +156,7 @@ class NeuronReader:
     ) -> None:
         """Compute the summaries of roots from their L2 ids, and put them into ``out``.
 
-        After a call of ``before_keeping``, complete summaries are cached; without ``bases``, none are.
+        Calls ``before_keeping``, then caches complete summaries; without ``bases``, caches none.
         """
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))

@@ -206,7 +206,7 @@ def _merged(trees: _Trees, into: Indices) -> _Trees:
 
 
 def _without_duplicates(trees: _Trees) -> _Trees:
-    """Return the trees without edges of length 0, which interpolated positions cause."""
+    """Merge vertices joined by an edge of length 0; interpolated positions cause such edges."""
     same = lengths(trees.vertices, trees.edges) == 0
     into = np.arange(len(trees.vertices))
     into[trees.edges[same, 0]] = trees.edges[same, 1]

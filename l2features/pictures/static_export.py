@@ -42,7 +42,10 @@ class OtherExport(VersionError):
 
 @dataclass(frozen=True)
 class WantedExport:
-    """What a user requests. ``segments`` is the number of largest roots; ``shard_size`` is in bytes."""
+    """What a user requests. The ``segments`` largest roots are listed or get skeletons.
+
+    ``shard_size`` is in bytes.
+    """
 
     dataset: Dataset
     version: int

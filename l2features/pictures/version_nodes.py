@@ -17,11 +17,11 @@ from .node_layers import NODE_LAYERS, Mask, ServedNodes
 from .static_index import row_dtype
 
 UNIT_ROWS = 250_000
-"""Rows that a worker reads at a time."""
+"""Approximate number of rows that a worker reads at a time."""
 
 
 class Unit(NamedTuple):
-    """A unit of work: one of ``parts`` parts of a version's file of nodes.
+    """A unit of work: one of ``parts`` ranges of rows of a version's file of nodes.
 
     ``layer`` is the index of the file's `Layer` in the version's manifest.
     """
@@ -83,5 +83,5 @@ def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> A
     """
     table = largest_rows(reader, most, columns).table
     if not len(table):
-        raise VersionError(f"version {reader.manifest.number} is empty: expected a version with roots")
+        raise VersionError(f"version {reader.manifest.number} has no roots: export another version")
     return table.sort_by(ROOT_ID)

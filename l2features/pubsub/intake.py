@@ -19,7 +19,7 @@ from typing import NamedTuple
 from .subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
 PULL_MESSAGES = 100
-"""Maximum messages of one pull. A pull returns fewer large messages; the emulator returns 10 MB at most."""
+"""Maximum messages of one pull. If they are large, a pull returns fewer: 10 MB at most from the emulator."""
 PULL_WAIT_S = 10.0
 HEARTBEAT_S = 5.0
 MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20

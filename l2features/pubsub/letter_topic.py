@@ -18,7 +18,7 @@ from .topic import ROOM_BYTES, PublishError, Topic
 MAX_ATTRIBUTES, MAX_KEY_BYTES, MAX_VALUE_BYTES = 100, 256, 1_024
 """Pub/Sub's limits for attributes. Keys must not start with ``goog``."""
 LIMIT = 1_000
-"""Default maximum number of letters in one listing of a subscription. All of them are leased at once."""
+"""Default maximum number of letters in one listing of a subscription. All may be leased at the same time."""
 PULL = 10
 """Letters of a subscription that are in memory at once; a letter may have 10 MB."""
 QUIET_S = 5.0
@@ -235,5 +235,4 @@ def _joined(words: Iterable[str]) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a text, cut off where it no longer fits into the value of an attribute."""
     return text.encode("utf-8", "replace")[:MAX_VALUE_BYTES].decode("utf-8", "ignore")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INTERVAL = timedelta(milliseconds=100)
-"""Recent chunks are summed over intervals of this length, so that memory does not grow with their number."""
+"""Length of the intervals for which `ChunkTotals.recent` has sums."""
 
 
 class Work(NamedTuple):

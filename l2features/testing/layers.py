@@ -121,7 +121,7 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[dict[str, str]]:
-    """Serve a layer; yield its path by source ("http(s)", "gs", "s3"), and the server's URL ("host").
+    """Serve a layer; yield a dict: its paths, by "http(s)", "gs" and "s3"; the server's URL, by "host".
 
     "gs" needs STORAGE_EMULATOR_HOST set to this URL.
     """

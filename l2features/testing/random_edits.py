@@ -37,7 +37,7 @@ def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Ed
 
 
 def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: int, ms: int) -> Edit:
-    """Return one edit, a merge or a split, in a chunk and in up to two other chunks that its objects reach.
+    """Return one edit, a merge or a split, in a chunk and in up to two other chunks of the edited objects.
 
     The edit makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
     """
@@ -52,7 +52,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
 
 
 def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int]) -> list[tuple[int, int]]:
-    """Return pairs of nodes of two objects to merge, one pair per chunk. The first is from ``nodes``."""
+    """Return pairs of nodes of two objects to merge, one pair per chunk. The first pair is from ``nodes``."""
     one = int(random.choice(nodes))
     other = int(random.choice([node for node in nodes if graph.roots[node] != graph.roots[one]]))
     sides = [{graph.chunk_id(n): n for n in sorted(graph.nodes[graph.roots[node]])} for node in (one, other)]

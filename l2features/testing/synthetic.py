@@ -46,7 +46,7 @@ class Spec:
     resolution: tuple[float, float, float] = (16.0, 16.0, 40.0)
     voxel_offset: Triple = (1024, 512, 20)
     supervoxels_per_chunk: int = 6
-    """Number of centres per chunk; chunk borders cut them into about three times as many supervoxels."""
+    """Voronoi cells per chunk; chunk borders cut the cells into about three times as many supervoxels."""
     supervoxels_per_object: int = 12
     background: float = 0.15
     """Share of the supervoxels that become background."""
@@ -185,7 +185,7 @@ class ProofreadGraph:
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
         """Split an object in two.
 
-        ``parts`` maps each node to split to the supervoxels of the two new nodes. Of the other nodes, those
+        ``parts`` maps each divided node to the supervoxels of its two new nodes. Of the other nodes, those
         with a chunk id below that of the first node in ``parts`` go to the first new object.
         """
         (old,) = {self.roots[node] for node in parts}

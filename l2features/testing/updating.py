@@ -168,7 +168,7 @@ def wait_for_rows(
 def warm_up(
     dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
 ) -> None:
-    """Publish ``n`` edits, each after the previous one is applied, so that the updater opens everything."""
+    """Publish ``n`` edits, each after the previous one is applied, so that the updater opens the data set."""
     editor = Editor(dataset, seed=1)
     for number in range(n):
         ids = editor.split(chunks[number % len(chunks)])

@@ -18,7 +18,7 @@ from ..pubsub.intake import Leased
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
 """First and longest pause before a redelivery, in seconds; Pub/Sub accepts at most 600 s."""
 GIVE_UP_S = 86_400.0
-"""Age in seconds of a message, and of its first failure in this process, that makes it a dead letter."""
+"""A failing message becomes a dead letter once it and its first failure here are older, in seconds."""
 REMEMBERED = 100_000
 
 

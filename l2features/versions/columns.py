@@ -29,7 +29,7 @@ _COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pca_val": (NUMBERS,),
     "extents_nm": (NUMBERS,),
 }
-"""Suffixes of the components, unless they are x, y, z (one dimension) or lower_x to upper_z (two)."""
+"""Suffixes by attribute and dimension; by default x, y, z (one dimension) or lower_x to upper_z (two)."""
 _SIGNED = {"u1": "i2", "u2": "i4", "u4": "i8", "u8": "i8"}
 
 

@@ -45,8 +45,8 @@ def alone(run: Materialization) -> Iterator[None]:
 def finished_before(run: Materialization) -> Manifest | None:
     """Return the manifest that an interrupted run of the job wrote; None if the version has no manifest.
 
-    Repeats the steps that follow the manifest. Raises OtherJob if no unfinished files remain, since then
-    another job has finished the version.
+    Completes the version by `_close`. Raises OtherJob if no `leftovers` remain, because another job finished
+    the version.
     """
     folder, number = run.folder, run.plan.number
     if not folder.exists(manifest_path(number)):
@@ -61,7 +61,7 @@ def finished_before(run: Materialization) -> Manifest | None:
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
     """Write the folder's URL to the features table, write the manifest, and commit to Delta, if wanted.
 
-    Removes unfinished files at the end. Raises OtherJob if another job finished the version. Raises
+    Removes `leftovers` at the end. Raises OtherJob if another job finished the version. Raises
     VersionError if no node is valid, if rows of the table changed while the version was made, or if a file is
     missing.
     """
@@ -95,7 +95,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
 
 
 def _close(run: Materialization, manifest: Manifest) -> None:
-    """Commit to Delta, if wanted; then remove unfinished files. While any remain, a rerun repeats both."""
+    """Commit to Delta, if wanted; then remove `leftovers`. While any remain, a rerun repeats both."""
     if run.delta:
         commit_version(run.folder, manifest)
     clean(run.folder, manifest)

@@ -278,8 +278,8 @@ def _sorted(table: Any, layout: Layout) -> Any:
 def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> bool:
     """Return whether ``tables`` have the first ``limit`` rows; ``then`` is the smallest key of unread pieces.
 
-    Rows with a key up to ``then`` precede all unread rows: the rows of one key are in one layer, whose pieces
-    are read in order. Without unread pieces, ``then`` is None.
+    Rows of ``tables`` with a key up to ``then`` precede all unread rows: the rows of one key are in one
+    layer, whose pieces are read in order. Without unread pieces, ``then`` is None.
     """
     if then is None:
         return True

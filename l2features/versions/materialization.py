@@ -143,7 +143,7 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
 
 
 def _interrupted(folder: Folder, wanted: Plan, latest: bool) -> Plan | None:
-    """Return the newest version's plan if it is that of the wanted version and unfinished files remain.
+    """Return the newest version's plan if it is that of the wanted version and `leftovers` remain.
 
     With ``latest``, the user requests the newest version as the base. The plan may then have any base: an
     older version was the newest when the job began.

@@ -12,7 +12,7 @@ from .parquet_files import Int64s
 
 
 def aligned(streams: Sequence[Iterator[Int64s]]) -> Iterator[list[Int64s]]:
-    """Cut streams of sorted rows at common keys; for each range of keys, yield the rows of every stream.
+    """Cut streams of sorted rows at the same keys; for each range of keys, yield the rows of every stream.
 
     Args:
         streams: each yields consecutive arrays (n, columns); the first column is the key, unique within a

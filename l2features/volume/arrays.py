@@ -80,8 +80,8 @@ def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, .
     mode, dimensions = (int.from_bytes(content[at : at + 2], "big") for at in (0, 2))
     end = 4 + 4 * len(most)
     if mode != 0 or dimensions != len(most) or len(content) < end:
-        expected = f"expected mode 0 and {len(most)} dimensions in {end} bytes"
-        raise ValueError(f"N5 header has mode {mode} and {dimensions} dimensions: {expected}")
+        expected = f"expected 0, {len(most)} and at least {end}"
+        raise ValueError(f"N5 block has mode {mode}, {dimensions} axes and {len(content)} bytes: {expected}")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, end, 4))
     if any(not 0 < a <= b for a, b in zip(shape, most, strict=True)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Runs of the labels in one layer of compressed_segmentation files along z, inside a box of voxels."""
+"""Runs of the labels in a box of voxels, found in compressed_segmentation files with the same z index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOGS[1 << np.arange(6)] = np.arange(6)
 
 
 class LayerRuns:
-    """Collects one layer of compressed_segmentation files along z, then yields the runs in a box of voxels.
+    """Collects compressed_segmentation files with the same z index, then yields the runs in a box of voxels.
 
     The box begins at voxel ``start`` and has ``shape`` voxels. A voxel is background if it is at or beyond
     ``stop``, outside the grid, or in a file that is not added.

@@ -190,7 +190,7 @@ class Volume:
 def _run_slabs(
     grid: Grid, packed: Encoding, start: Any, stop: Any, shape: Triple, files: Iterable[File]
 ) -> Iterator[Slab]:
-    """Yield one layer of blocks along z as thin slabs of runs; the first slab has the counts of all files."""
+    """Yield files with the same z index as thin slabs of runs; the first slab has the counts of all files."""
     from .layer_runs import LayerRuns
 
     layer, counts = LayerRuns(grid, packed, start, stop, shape), NO_FILES

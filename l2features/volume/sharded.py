@@ -106,7 +106,7 @@ class ShardedBlocks:
             most = self.encoding.most_bytes(self.grid.step)
             if size > most:
                 raise StorageError(
-                    f"file {name}: block {code} has {size} bytes in the index, expected at most {most}"
+                    f"file {name}: index lists block {code} with {size} bytes, expected at most {most}"
                 )
             if size == 0:
                 yield i, Block(cells[i], f"{name}, block {code}", FileBytes(b""))
@@ -133,7 +133,7 @@ class ShardedBlocks:
                 content = found.content[low:high]
                 if len(content) != high - low:
                     raise StorageError(
-                        f"file {block}: ends after {len(content)} bytes, expected {high - low}"
+                        f"file {block}: cut off after {len(content)} bytes, expected {high - low}"
                     )
                 yield i, Block(cells[i], block, FileBytes(content))
 

@@ -121,7 +121,7 @@ def _in_nm(numbers: list[float] | None, units: list[str | None]) -> list[float] 
 
 
 def _names(meta: dict[str, Any], named: list[str | None] | None) -> list[str]:
-    """Return the names of an array's axes: from its metadata, else the last of t, c, z, y and x."""
+    """Return the names of an array's axes: from its metadata, else the last ones of t, c, z, y, x."""
     dimensions = len(meta.get("shape", ()))
     if dimensions not in (3, 4, 5):
         raise ValueError(f"array has {dimensions} axes, expected 3 to 5")

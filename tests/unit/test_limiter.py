@@ -57,9 +57,29 @@ def test_a_request_is_refused_at_once_if_the_queue_is_full() -> None:
 def test_a_request_leaves_the_queue_after_the_time_out() -> None:
     reads = limiter(max_requests=1, share=1, queued=1)
     for _ in range(2):
-        with reads.request("a"), pytest.raises(ApiError) as refused, reads.request("a"):
-            pass
+        with reads.request("a"):
+            begun = time.monotonic()
+            with pytest.raises(ApiError) as refused, reads.request("a"):
+                pass
+            assert time.monotonic() - begun > 0.04
         assert (refused.value.status, refused.value.body.code) == (429, "too_many_requests")
+
+
+def test_one_data_set_leaves_room_in_the_queue_for_others() -> None:
+    reads = limiter(max_requests=2, share=1, timeout_s=30, queued=1)
+
+    def read() -> bool:
+        with reads.request("hanging"):
+            return True
+
+    with ThreadPoolExecutor(2) as pool:
+        with reads.request("hanging"):
+            both = [pool.submit(read) for _ in range(2)]
+            first = next(as_completed(both, timeout=10))
+            assert isinstance(first.exception(), ApiError)
+            with reads.request("healthy"):
+                assert not all(read.done() for read in both)
+        assert sum(read.exception() is None for read in both) == 1
 
 
 def test_one_data_set_leaves_room_for_others() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from api.config import Settings
+from api.picture_routes import queued
 from l2features.core.errors import GraphUnavailable
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
@@ -262,6 +264,20 @@ def test_a_graph_or_a_store_that_is_down(api: NeuronApi, monkeypatch: pytest.Mon
         assert (answer.status_code, answer.json["code"]) == (503, "graph_unavailable")
         assert answer.headers["Cache-Control"] == ASKED_AGAIN
     assert api.get(f"{PLACE}/nodes/info").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("threads", "running", "waiting"), [(64, 6, 3), (32, 6, 1), (16, 6, 0), (4, 6, 0), (64, 16, 1)]
+)
+def test_pictures_leave_half_of_the_threads_free(threads: int, running: int, waiting: int) -> None:
+    settings = Settings(GRAPH_L2CACHE_CONFIG_PATH="datasets.yml", threads=threads, max_root_requests=running)
+    assert queued(settings) == waiting
+
+
+def test_the_default_threads_suffice_for_reads_and_pictures() -> None:
+    settings = Settings(GRAPH_L2CACHE_CONFIG_PATH="datasets.yml")
+    pictures = settings.max_root_requests * (1 + queued(settings))
+    assert settings.max_requests + pictures < settings.threads
 
 
 def test_requests_for_pictures_wait_in_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

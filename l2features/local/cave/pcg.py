@@ -107,10 +107,11 @@ class Pcg:
 
     # ------------------------------------------------------------------ upwards
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
-        """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``; 0 if there is none.
+        """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``.
 
-        The search goes up one parent at a time, for all ids together. As in PyChunkedGraph, it stops when no
-        node that it has reached below ``layer`` has a parent, and returns these nodes instead of 0.
+        The search goes up one parent at a time, for all ids together. An id whose path ends below ``layer``
+        gets 0. If all remaining paths end in the same step, their ids get the last nodes of the paths, as in
+        PyChunkedGraph.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):

@@ -49,7 +49,7 @@ def check_config(directory: Path, sample: Sample) -> None:
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
     """Raise ConfigError as `check_config` does, and for other files unless `l2features up` made the folder.
 
-    A segmentation counts as this sample's if its info is ``info``, even if it is not complete.
+    A segmentation counts as this sample's, even if incomplete, if its info is ``info``.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()

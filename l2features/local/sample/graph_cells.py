@@ -33,7 +33,7 @@ _NEW_OBJECT, _PAIR, _STATE = b"\x81", b"\x86", b"}(%bub"
 class Cell(NamedTuple):
     """A cell of a graph's table; ``ms`` is its timestamp in milliseconds since 1970.
 
-    The row key is ``prefix`` and the id ``node``.
+    The row key consists of ``prefix`` and the id ``node``.
     """
 
     node: int

@@ -1,8 +1,8 @@
 """Nodes above layer 2, nested as in PyChunkedGraph.
 
-Nodes of a layer that cross-chunk edges join within a chunk of the next layer get a common parent in that
-layer. Any other node gets its parent in the lowest layer in which such edges join the parent to other nodes,
-or else in the layer of the roots.
+Nodes of a layer get a common parent in the next layer if cross-chunk edges of their layer (`cross_layers`)
+connect them. Any other node gets its parent in the next higher layer in which it has cross-chunk edges, or
+else in the layer of the roots.
 """
 
 from __future__ import annotations

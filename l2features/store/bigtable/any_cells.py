@@ -18,7 +18,6 @@ CELL = np.dtype(
 
 @embedded
 def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
-    """Append ``data[at:end]`` to the heap; return the position after these bytes."""
     for i in range(at, end):
         heap[s.used] = data[i]
         s.used += 1

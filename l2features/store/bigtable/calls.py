@@ -46,8 +46,8 @@ _CHANNEL = (
 class _Client(BigtableDataClient):
     """Google's client with other gRPC channel options; see docs/decisions/bigtable-client.md.
 
-    The client reconnects to a lost server after a second at most, instead of backing off further. The thread
-    that waits for a stream's messages also receives them. A second thread would take about twice as long.
+    The client reconnects to a lost server after a second at most, instead of backing off further. It receives
+    a stream's messages in the thread that waits for them; with a second thread, this takes twice as long.
     """
 
     def _build_grpc_channel(self, *args: Any, **kwargs: Any) -> Any:

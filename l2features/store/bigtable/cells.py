@@ -69,7 +69,7 @@ def note_key(name: str) -> bytes:
 class _ProtoEntry(RowMutationEntry):
     """A mutation of the family `FAMILY` in a row, built as a protocol buffer.
 
-    Mutation objects of Google's client take three times as long; see docs/decisions/bigtable-client.md.
+    Building it from objects of Google's client takes 3 times as long; see docs/decisions/bigtable-client.md.
     """
 
     def __init__(self, row_key: bytes, time: datetime | None) -> None:

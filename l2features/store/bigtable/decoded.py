@@ -67,7 +67,6 @@ def decode_cells(messages: Sequence[bytes], prefix: bytes = b"") -> AnyCells:
 
 @cache
 def _table_of(columns: Columns) -> Table:
-    """Return columns as arguments of the compiled code in `readrows`."""
     fields = {} if columns.record is None else dict(columns.record.fields or {})
     rows = [(*_place(fields, name), name in columns.optional, len(name)) for name in columns.names]
     letters = np.array([name.encode() for name in columns.names]).view(np.uint8)
@@ -81,7 +80,6 @@ def _table_of(columns: Columns) -> Table:
 
 
 def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
-    """Return offset and size of a field in bytes; (0, 0) if ``fields`` is empty."""
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 

@@ -38,7 +38,7 @@ CONCURRENT = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 _GRACE_S = 0.2
 KEPT_FILTERS = 64
-"""Maximum requests that a connection caches, by filter."""
+"""Maximum filters for which a connection caches a request (LRU)."""
 _METHOD = "/google.bigtable.v2.Bigtable/ReadRows"
 KeyRange = tuple[bytes, bytes]
 """First and last row key of a range, both included."""

@@ -18,7 +18,7 @@ ABSENT = -1
 ONE_BYTE = 128
 """A varint below this number has one byte."""
 BYTES_KIND, BYTES_TAG = 2, 0x87
-"""Wire type of bytes, and a mask: of a one-byte tag, it leaves the wire type and the continuation bit."""
+"""Wire type of bytes; mask for the wire type and the continuation bit, which is 0 in a one-byte tag."""
 CHUNK = np.dtype(
     [
         (name, np.int64)
@@ -51,8 +51,7 @@ def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
 def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
     """Return a tuple: a field's tag; start of its value; end of its value; the position after the field.
 
-    If the value is a varint, the second item is its number instead of its start. The last item is -1 for a
-    malformed field.
+    For a varint, the second item is its value. The last item is -1 for a malformed field.
     """
     if end - at >= 2 and data[at] >= 8 and data[at] & BYTES_TAG == BYTES_KIND:
         length = np.int64(data[at + 1])
@@ -84,8 +83,8 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
 def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
     """Return start and end of the value in the StringValue or BytesValue ``data[at:end]``.
 
-    Without a value, ``first`` and ``last`` are returned, from an earlier occurrence of the field. The end is
-    -1 if the message is malformed.
+    Without a value, returns ``first`` and ``last``, from an earlier occurrence of the field, or else an empty
+    value. The end is -1 if the message is malformed.
     """
     if first == ABSENT:
         first = last = at

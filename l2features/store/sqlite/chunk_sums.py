@@ -81,7 +81,7 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
 def read_failed(db: sqlite3.Connection, name: str, most: int) -> tuple[int, list[tuple[int, str]]]:
     """Return a tuple: the number of failed chunks; pairs (chunk id, reason) of the first ``most`` of them.
 
-    The pairs are in the order of stored keys.
+    The pairs are sorted by chunk id as a signed integer.
     """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{FAILED}'"
     ((count,),) = db.execute(f"SELECT COUNT(*) {chunks}")

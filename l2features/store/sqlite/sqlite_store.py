@@ -240,7 +240,6 @@ class SqliteStore(Store):
         return self._parsed(chunk_id, found[0] if found else None)
 
     def _parsed(self, chunk_id: int, row: Any) -> Ids | None:
-        """Return the segments in the row of a chunk; None if the row is missing or has no segments."""
         if row is None or row[0] is None:
             return None
         return parse_segments(row[0], f"{self._where}: chunk {chunk_id}")
@@ -324,7 +323,6 @@ class SqliteStore(Store):
             yield db, formats
 
     def _formats(self, db: sqlite3.Connection) -> TableFormats:
-        """Return the formats of the table. Raises UnknownFormat for a newer format."""
         return tables.parse_formats(tables.stored_formats(db, self.name, self._where), self._where)
 
     def _check_table(self, db: sqlite3.Connection) -> None:

@@ -26,9 +26,9 @@ from .records import FIRST, Formats, describe, new_format, own_format, parse
 
 TABLE, NODES, CHUNKS, NOTES = "table", "nodes", "chunks", "notes"
 VERSIONS = {TABLE: 1, NODES: 2, CHUNKS: 2, NOTES: 1}
-"""The format of each part of a table that this code writes, and the newest that it reads.
+"""For each part of a table, the format that this code writes, which is the newest that it reads.
 
-A file that records no formats has format 1: its records are not described, and its chunks have no ``files``
+A table without recorded formats has format 1: its records are not described, and its chunks have no ``files``
 and ``saturated``.
 """
 _FORMATS = """
