@@ -34,7 +34,7 @@ SLOW = (
 STARTED = {"emulator", "pubsub", "recordings"}
 """Fixtures that start processes."""
 EXAMPLES = {"suite": 30, "thorough": 1_000}
-"""Random examples of a property by hypothesis's profile; the first is the default."""
+"""Random examples per property test in each hypothesis profile; the first is the default."""
 COMPILE = (
     "from l2features import kernel; kernel.warm_up()",
     "from l2features.store.bigtable import decoded; decoded.warm_up()",
@@ -44,10 +44,10 @@ COMPILE = (
 COLLECT = ("-m", "pytest", "--collect-only", "-qq", "-n0")
 """Arguments that compile the tests of a new checkout once, instead of in every worker.
 
-Without ``-n0``, workers in PYTEST_ADDOPTS would make each such process start another.
+Without ``-n0``, a ``-n`` in PYTEST_ADDOPTS would make each such process start another one.
 """
 JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""The Pub/Sub emulator lives for minutes: compiling it well takes more than it saves."""
+"""For the Pub/Sub emulator, which lives for minutes: full optimization takes longer than it saves."""
 COMPILING: list[subprocess.Popen[bytes]] = []
 pytest.register_assert_rewrite(
     *(
@@ -88,7 +88,7 @@ def pytest_xdist_node_collection_finished() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Kill compilations that still run, because no worker reached a test."""
+    """Kill compilations that are left if no worker reached a test."""
     for process in COMPILING:
         process.kill()
         process.wait()

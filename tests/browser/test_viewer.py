@@ -27,7 +27,7 @@ from tests.support.local_stack import NO_SUCH_PROXY, Up, up
 
 __all__ = ["up"]
 THICK_NM = 300.0
-"""Thickness at the upper end of the link shader's colour map."""
+"""Thickness at the upper end of the colour map in the link's shader."""
 SKELETON = "#ff00ff"
 PLAIN = {"showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False}
 """Options that the test adds to the state, so that only nodes and skeletons are coloured."""
@@ -138,7 +138,7 @@ def wait_for_root(browser: Browser, colours: dict[int, np.ndarray]) -> np.ndarra
 
 
 def check_hovering(browser: Browser, stack: Stack, view: np.ndarray, colours: dict[int, np.ndarray]) -> None:
-    """Check that hovering over a node shows its properties. Those of a node of like colour pass too."""
+    """Check that hovering over a node shows its properties, or those of a node of similar colour."""
     colour = max(colours.values(), key=lambda one: len(places_of(view, one)))
     alike = [node for node, own in colours.items() if abs(own.astype(int) - colour).max() <= 8]
     places = places_of(view, colour)

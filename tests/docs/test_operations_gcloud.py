@@ -19,7 +19,7 @@ from tests.support.templates import HOW_TO_GET_GCLOUD
 
 __all__ = ["calls"]
 PRINTED = "a"
-"""Stands for what a program of the page would print."""
+"""Value of a flag if the program that would print it is a stub."""
 MOST_TIMES_THE_FEWEST = 10
 """https://cloud.google.com/bigtable/docs/autoscaling: the maximum is at most ten times the minimum."""
 

@@ -106,7 +106,7 @@ def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> 
 
 
 def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[Step]]) -> None:
-    """Run the image's command. This machine's cache may have the kernels already."""
+    """Run the image's command. It compiles only kernels that this machine's cache lacks."""
     (compiling,) = [s.rest for s in targets["jobs"] if s.word == "RUN" and s.rest.startswith("python")]
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], check=True)
     assert environment(targets["jobs"])["NUMBA_CPU_NAME"] == "generic"

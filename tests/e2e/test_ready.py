@@ -59,7 +59,7 @@ def fill(config: Path) -> None:
 
 
 def wait_for(server: Server, status: int, but_not: str = "") -> requests.Response:
-    """Return the first answer with this status in which no data set is ``but_not``."""
+    """Return the first answer with this status in which no data set has the state ``but_not``."""
     until = time.monotonic() + 60
     while True:
         start = time.monotonic()

@@ -46,7 +46,7 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 class Running:
     """An updater process, and the table in ``folder`` that it writes: a copy, or an existing one.
 
-    Copying onto a file that this process has open would drop its locks and break its connections.
+    Copying onto a file that the test process has open would drop its locks and break its connections.
     """
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:
@@ -238,7 +238,7 @@ def test_a_killed_updater(running: Running, config: Path, tmp_path: Path) -> Non
 
 
 def before_reads(folder: Path, statements: str) -> str:
-    """Return a PYTHONPATH that makes processes run statements before they read a ``chunk``."""
+    """Return a PYTHONPATH that makes processes run statements, which may use ``chunk``, before each read."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
         "read = v.Volume.slabs\n"

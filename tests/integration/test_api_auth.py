@@ -37,7 +37,7 @@ READ = f"{API}/table/fixture_v2/attributes?attribute_names=size_nm3"
 IDS = {"l2_ids": [144115188075855873]}
 SIZES = {"144115188075855873": {"size_nm3": 367534080}}
 DEADLINE_S, LATEST_S = 2.0, 20.0
-"""The server's deadline, and the longest time on a loaded machine. With no deadline, no answer comes."""
+"""The server's deadline, and the limit on a loaded machine. A server without deadline never answers."""
 DOWN = "down"
 
 AS_RECORDED = [

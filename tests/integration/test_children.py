@@ -27,7 +27,7 @@ from tests.support.jobs import Recordings
 Answers = dict[int, Callable[[], tuple[int, bytes]]]
 Server = tuple[GrapheneGraph, Answers, list[tuple[str, str]]]
 LIST, LIST_ROUTE = 0, "l2_chunk_children_binary"
-"""Key of the answer to `LIST_ROUTE`, a chunk's list; no node has this id."""
+"""Key in `Answers` for `LIST_ROUTE`, the children of a chunk's nodes; no node has this id."""
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({1: 10, 2: 10}))
 
 

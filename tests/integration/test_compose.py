@@ -67,7 +67,6 @@ def test_the_jobs_start_from_a_stage_of_their_dockerfile() -> None:
 
 
 def test_compose_yaml_is_valid() -> None:
-    """Validate by its schema, and with docker compose where it is installed."""
     ComposeSpecification.model_validate(yaml.safe_load(COMPOSE.read_text()))
     strict, services = PyOptions(apply_merge=True), yaml.safe_load(COMPOSE.read_text())
     assert "pre_stop" in Service.model_fields

@@ -38,7 +38,7 @@ PARDO = "beam:transform:pardo:v1"
 GROUP_BY_KEY = "beam:transform:group_by_key:v1"
 RESHUFFLE = "beam:transform:reshuffle:v1"
 MOST_BYTES = 100_000
-"""Of a whole pipeline; Dataflow takes 10 MB."""
+"""Limit of a pipeline, and of a job as JSON; Dataflow accepts 10 MB."""
 DIFFERENT = """
 The steps of {job}, or what they keep, are not those of tests/job_steps.json. Dataflow knows a step by its
 name: a streaming job that runs cannot be replaced in place by one whose steps have other names, coders,

@@ -86,7 +86,7 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
 
 
 def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
-    """Check that `doctor` shows the audit and `status` no node count, because no chunk has a record."""
+    """No chunk has a record: check that `doctor` shows the audit, and `status` shows no node count."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
     config = config_of(recordings, tmp_path, "l2cache_repaired")

@@ -1,4 +1,4 @@
-"""Tests of detecting a box without segmentation files, from the chunks' recorded file counts."""
+"""Tests of detecting that a box has no segmentation files, from the chunks' recorded file counts."""
 
 from __future__ import annotations
 

@@ -224,7 +224,6 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
 
 
 def test_edges_that_only_one_end_has(recordings: Recordings) -> None:
-    """Check that an edge is found if only one of its nodes stores it."""
     copy = Copy(recordings, "fixture_one_sided")
     recorded = roots_of_recording(recordings)
     root = max(recorded, key=lambda root: len(recorded[root]["l2_edges"]))

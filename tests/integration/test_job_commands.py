@@ -50,7 +50,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_they_run_without_beam(sample: Path, tmp_path: Path) -> None:
-    """Check the output with real worker processes, for ingest and audit against the job modules."""
+    """Check, with real worker processes, that ingest and audit print what the Beam jobs print."""
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     for folder in (mine, theirs):
         folder.mkdir()
@@ -103,7 +103,7 @@ def test_the_first_command_of_the_readme_installs_what_it_needs(tmp_path: Path) 
 def test_the_arguments_of_pcgl2cache(
     recordings: Recordings, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that PCGL2Cache's arguments and environment variables replace a data sets file."""
+    """Check that PCGL2Cache's arguments and environment variables work without a data sets file."""
     monkeypatch.delenv("GRAPH_L2CACHE_CONFIG_PATH", raising=False)
     monkeypatch.setenv("BIGTABLE_PROJECT", PROJECT)
     monkeypatch.setenv("BIGTABLE_INSTANCE", INSTANCE)

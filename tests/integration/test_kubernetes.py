@@ -165,7 +165,7 @@ def seconds_before_sigterm(container: Container) -> int:
 
 
 def test_the_order_of_a_drain(containers: dict[str, Container]) -> None:
-    """Check that clients stop first, then nginx, then gunicorn, and the updater's grace period."""
+    """Check that requests stop before nginx, and nginx before gunicorn. Check the updater's grace period."""
     api, nginx = containers["api"], containers["nginx"]
     first, second = seconds_before_sigterm(nginx), seconds_before_sigterm(api)
     probe = nginx.spec["readinessProbe"]

@@ -1,4 +1,4 @@
-"""Tests of summaries of the recorded roots, in both stores: their values, and when they are kept."""
+"""Tests of summaries of the recorded roots, in both stores: their values, and when they are cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the table's new generation after jobs that replace rows."""
+"""Tests that a table's generation changes when rows are replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of static export runs: resumed, repeated and refused, and of renewed versions."""
+"""Tests of static exports of renewed versions: resumed, repeated and refused runs."""
 
 from __future__ import annotations
 

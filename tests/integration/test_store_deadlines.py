@@ -108,7 +108,7 @@ def test_a_server_that_is_down_is_an_error_and_not_a_hang(
 
 
 class Refused:
-    """A read that fails at once: the first four are refused, the others time out."""
+    """A read that fails at once: refused if ``place`` is below 4, otherwise timed out."""
 
     def __init__(self, place: int) -> None:
         self.place = place

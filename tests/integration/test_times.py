@@ -1,4 +1,4 @@
-"""Tests of times: accepted forms, and what a table keeps."""
+"""Tests of times: accepted forms, and the form in which a table stores them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def check_datastack(client: CAVEclient, url: str) -> None:
 
 
 def largest_root(client: CAVEclient) -> int:
-    """Return the root with the most L2 nodes among those of the first chunk's supervoxels."""
+    """Return the root with the most L2 nodes, among the roots of the first chunk's supervoxels."""
     roots = set(client.chunkedgraph.get_roots([(1 << 56) + number for number in range(1, 30)]).tolist()) - {0}
     leaves = client.chunkedgraph.get_leaves_many(sorted(roots), stop_layer=2)
     return int(max(leaves, key=lambda root: len(leaves[root])))

@@ -31,7 +31,7 @@ from l2features.testing.version_files import NodeRows, VersionWriter
 from l2features.versions.folders import Folder
 
 LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05", "L2CACHE_MAX_ROOTS": "250000"}
-"""With a smaller limit on roots, Schemathesis would make lists as long as the limit."""
+"""With a limit on roots above 32,768, Schemathesis makes no lists as long as the limit."""
 PROGRAM = "X-Requested-With: schemathesis"
 """Says that this is no browser: the server would redirect a browser to get a token."""
 

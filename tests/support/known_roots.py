@@ -90,7 +90,7 @@ class MemoryTable(CellTable):
 
 
 class KnownGraph:
-    """A graph of given roots with what a neuron reader uses; ``calls`` lists the called methods."""
+    """A graph of given roots; ``calls`` lists the called methods."""
 
     expected_root = Graph.expected_root
     edges_need_rows = False

@@ -10,7 +10,7 @@ POINTS = {"POINT": 1, "LINE": 2}
 
 
 class Annotation(NamedTuple):
-    """An annotation's points, its properties by name, and its related ids by relationship, if known."""
+    """An annotation's points, properties by name, and, if read by id, related ids by relationship."""
 
     points: list[tuple[float, ...]]
     properties: dict[str, float]

@@ -70,7 +70,7 @@ class RootServer(ThreadingHTTPServer):
         return list(reversed(self.roots[root]["l2_ids"])) if root in self.roots else []
 
     def above(self, ids: list[int], seconds: float) -> list[int]:
-        """Return each id's newest root at a time, retired or not, as the genuine server does."""
+        """Return each id's last root created up to a time, even if retired, as the genuine server does."""
         found: dict[int, int] = {}
         for root, entry in sorted(self.roots.items(), key=lambda item: item[1]["created_ms"]):
             if entry["created_ms"] <= seconds * 1000 + 0.5:

@@ -22,7 +22,7 @@ from tests.support.precomputed_reader import Annotation, Decoder
 SMALL = ("--shard_size", 20_000, "--cell_nodes", 100)
 """Options that give even a few nodes several levels and shards."""
 ROUNDED_NM = 0.01
-"""How far the middle of a line may be from its place, as its ends are float32."""
+"""How far the middle of a line may be outside its cell, because its ends are float32."""
 
 
 def run_export(
@@ -95,9 +95,9 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
 
 
 def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
-    """Return file sizes of the indexes with a file over 20% off ``wanted``, and the names of all indexes.
+    """Return the file sizes of each uneven index by name, and the names of all indexes of several files.
 
-    Indexes of one file are left out.
+    An index of several files is uneven if any file's size is over 20% off ``wanted``.
     """
     uneven, several = dict[str, list[int]](), set[str]()
     for layer in NODE_LAYERS:

@@ -201,7 +201,7 @@ def test_its_roots(dataset: Dataset) -> None:
 
 
 def test_its_valid_nodes(dataset: Dataset) -> None:
-    """Check that the base class finds the valid nodes in a box, and that it has no history of roots."""
+    """Check that the base class finds the valid nodes in a box, and refuses to return changed roots."""
     geometry, first, second = ingested(dataset, BEFORE).geometry, *(LAYOUT.chunk_id(x, 0, 0) for x in (0, 1))
     with closing(open_dataset_graph(dataset)) as graph:
         for box, time, numbers in (

@@ -167,7 +167,7 @@ def test_floats_are_those_that_are_stored(value: float) -> None:
 
 @pytest.mark.parametrize("name", [a.name for a in ATTRIBUTES if a.dtype.itemsize == 2])
 def test_every_number_of_16_bits_has_one_text(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Check that JSON made by rows equals JSON made by columns, for each number at each position."""
+    """Check that JSON made row by row equals JSON made column by column, for each number at each index."""
     numbers = np.arange(1 << 16, dtype=np.uint16).view(FEATURES[name].base)
     features = np.zeros(len(numbers), dtype=FEATURES)
     features["label"] = np.arange(len(features), dtype=np.uint64) + np.uint64(NODE)

@@ -31,7 +31,7 @@ def layout_of(top: int, fan_out: int = 2) -> IdLayout:
 
 
 def covered(layout: IdLayout, ranges: IdRanges) -> Chunks:
-    """Return layer, x, y and z of the chunks in ranges that ascend, are disjoint and hold whole chunks."""
+    """Return layer, x, y, z of the chunks; check that ranges ascend, are disjoint and hold whole chunks."""
     found: Chunks = set()
     assert (ranges.first[1:] > ranges.last[:-1]).all()
     for first, last, chunks in zip(*(array.tolist() for array in ranges), strict=True):

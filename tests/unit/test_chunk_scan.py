@@ -1,4 +1,4 @@
-"""Tests of the scan of a table's chunk records, which processes share through a note in the table."""
+"""Tests of scans of a table's chunk records; processes share the result in a note of the table."""
 
 from __future__ import annotations
 

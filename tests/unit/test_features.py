@@ -186,7 +186,7 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
 
 
 def use_only(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
-    """Measure distances only in the attempt that uses this type of integers first."""
+    """Make every attempt at the distances fail, except the one that starts with this integer type."""
 
     def measured(*arguments: Any) -> Spans | None:
         return measure(*arguments) if arguments[4][0] is kind else None
@@ -206,7 +206,7 @@ def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, i
 
 @pytest.mark.parametrize(("unit", "single"), [(8, True), (17, False)])
 def test_roots_in_float32(monkeypatch: pytest.MonkeyPatch, unit: int, single: bool) -> None:
-    """Check that roots are taken in float32 only where that is exact, and that features are exact if not."""
+    """Check that square roots use float32 only where that is exact. Features are exact in both cases."""
     assert bool(make_roots(np.uint16, float(unit**2), 1.0).single) is single
     volume = make_blobs(np.random.default_rng(8), (30, 31, 32), 9)
     use_only(monkeypatch, np.uint16)
@@ -226,7 +226,7 @@ def test_thick_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPa
 
 
 def test_giant_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check a label so large that 32 bits are given up."""
+    """Check a label so large that the 32-bit attempt fails."""
     resolution = (160.5, 160.5, 400.3)
     volume = np.ones((118, 149, 60), np.uint8)
     volume[50, 60, 30] = 2
@@ -260,7 +260,7 @@ def test_resolutions_of_many_decimals_are_measured_by_edt(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_supervoxels(order: Literal["C", "F"]) -> None:
-    """Check that labels assigned to supervoxels have the features of a relabelled volume."""
+    """Check that a label per supervoxel yields the same features as the relabelled volume."""
     random = np.random.default_rng(4)
     volume = make_blobs(random, (50, 40, 30), 80).astype(np.uint64) * np.uint64(2**58 + 12345)
     chunk = SegmentedChunk(np.array(volume, order=order))

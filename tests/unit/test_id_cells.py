@@ -65,7 +65,7 @@ def test_lists_of_all_lengths_are_read_at_once(
 
 @pytest.mark.parametrize("rest", [b"", bytes(9)])
 def test_lists_may_all_be_empty(rest: bytes) -> None:
-    """zstandard 0.25 aborts the process if `multi_decompress_to_buffer` decompresses only these."""
+    """zstandard 0.25 aborts the process if `multi_decompress_to_buffer` decompresses only empty lists."""
     for _ in range(20):
         found = read([compressed(b"") + rest] * 2)
         assert (found.errors, found.lists.lengths.tolist()) == ({}, [0, 0, 0])

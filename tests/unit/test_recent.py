@@ -1,4 +1,4 @@
-"""Tests of recently published ids: exact to the interval, bounded, and separate for each table."""
+"""Tests of recently published ids: known for exactly the interval, bounded, and separate by table."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ CRON = re.compile(r"([0-9*,/-]+ ){4}[0-9*,/-]+")
 
 
 def check_options(words: list[str]) -> None:
-    """Check that the job accepts the options and renews the latest version in a valid folder."""
+    """Check that the job accepts the options, and that they name a valid folder and the latest version."""
     args, flags = materialize.parse(words)
     assert flags == []
     assert (args.dataset, args.timestamp, args.base) == ("minnie", "today", "latest")

@@ -1,4 +1,4 @@
-"""Tests of skeleton files, read by other libraries where these exist."""
+"""Tests of skeleton files; cloud-volume reads the SWC and precomputed files."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def test_cells_of_a_cube_are_dealt_to_files_in_turn(nodes: int, bits: int) -> No
 
 @pytest.mark.parametrize("grid", [(20, 17, 9), (33, 5, 40), (64, 64, 3)])
 def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Triple) -> None:
-    """The grids fill no power of two, are dense on one side, and are empty in a corner."""
+    """The grids leave Morton codes unused, are denser on one side, and are empty in a corner."""
     random = np.random.default_rng(3)
     cells = np.argwhere(np.ones(grid, bool))
     cells = cells[(cells >= np.array(grid) // 3).any(axis=1)]

@@ -155,7 +155,7 @@ def test_a_chunk_beyond_the_end_inside_the_last_block(
 
 @pytest.mark.parametrize("size", [128, 200])
 def test_beyond_the_layer_are_zeros(tmp_path: Path, size: int) -> None:
-    """The layer ends within the second slab, whose buffer contained the first one."""
+    """The layer ends within the second slab, which reuses the first slab's buffer."""
     folder = make_layer(tmp_path, np.ones((32, 32, 100), np.uint64, order="F"), chunk_size=(32, 32, 32))
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (32, 32, size), (32, 32, 128), IdLayout({2: 10}))
     labels = read_whole(Volume(f"file://{folder}"), Chunk(0, 0, 0), geometry).labels

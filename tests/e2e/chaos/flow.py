@@ -29,11 +29,11 @@ PAUSE_S, OUTAGE_S = (3.0, 8.0), (10.0, 15.0)
 ANSWERS, OUTAGE_LIMIT_S = 20, 60.0
 """An outage continues until so many requests were answered with 500, or until this time limit."""
 BLIND = 0.2
-"""Share of the disturbances that do not wait until something was done since the one before."""
+"""Share of the disturbances that do not wait for progress since the previous one."""
 PROGRESS_S, REST_S = 45.0, 4.0
 """Maximum wait for progress before a disturbance, and maximum rest after this wait."""
 LIMIT_S, STOP_S = 900.0, 60.0
-"""For how long it is waited until all is done, and until the updater ends."""
+"""Maximum wait until all is done, and until the updater exits."""
 SETTLED_S = 30.0
 """Wait after all rows exist: duplicates may still be retried."""
 MORE_S = 3.0
@@ -46,7 +46,7 @@ LOOK_S, STORE_S = 1.0, 5.0
 
 
 class Publisher:
-    """Publishes parcels in order, up to the share that `allow` sets; writes most edits' rows first."""
+    """Publishes parcels in order, up to the share that `allow` sets, most edits after their graph rows."""
 
     def __init__(self, world: World, parcels: Sequence[Parcel], random: np.random.Generator) -> None:
         self.world, self.parcels, self.random = world, parcels, random
@@ -158,7 +158,7 @@ class Figures:
     outages: list[float] = field(default_factory=list)
     storm_s: float = 0.0
     finish_s: float = 0.0
-    """From the last disturbance until all was there."""
+    """From the last disturbance until no row or dead letter was missing."""
     rounds: int = 0
     """How often the updater was ended to see whether messages were left."""
     left: list[str] = field(default_factory=list)
@@ -180,7 +180,7 @@ class Storm:
         self.progress = progress
         self.figures = Figures()
         self.longest_pause_s = FIRST_PAUSE_S * 2 ** (attempts - 2) + MORE_S
-        """Within this time an unleased message is redelivered, if it has attempts left."""
+        """Longest backoff of a message that has attempts left, plus a margin."""
         self._outage: threading.Thread | None = None
 
     def rage(self, kills: int, pauses: int, outages: int, random: np.random.Generator) -> None:

@@ -20,7 +20,7 @@ from l2features.pubsub.letter import dead_letter
 from l2features.testing.synthetic import LAYER_SHIFT, Edit
 
 POISON, MISSING = 0.02, 0.01
-"""Messages beside the edits, as shares of these: poison, and requests for missing ids."""
+"""Numbers of poison messages and of requests for missing ids, as shares of the number of edits."""
 DUPLICATES, MIXED, LOW = 0.1, 0.01, 0.3
 """Share of messages published twice; shares of edits that also name bad ids, and that have low priority."""
 
@@ -40,7 +40,7 @@ _TOPICS = {"true": "high", "false": "low", "": "missing"}
 
 
 class Good(NamedTuple):
-    """An edit of a target; its message needs its graph rows."""
+    """An edit of a target. Messages about it need the edit's graph rows."""
 
     target: Target
     edit: Edit
@@ -111,7 +111,7 @@ class Poison:
         self.targets, self.random, self.command = targets, random, f"touch {witness}"
         self._count = 0
         self.target = targets[0]
-        """The data set that the next one is about."""
+        """The data set that the next message is about."""
         self.kinds: list[Callable[[], Parcel]] = [
             lambda: self._pickle(self.random.bytes(64) + b"\xff.", Reason.BAD_PICKLE),
             lambda: self._pickle(self._dump([1, 2])[:-9], Reason.BAD_PICKLE),
