@@ -156,8 +156,8 @@ def _score_run(
 ) -> None:
     """Search a run for a voxel with a better score than the label's best so far.
 
-    The search is skipped if even the run's largest distance ``most``, at the run's voxel nearest to the
-    centroid, would score less.
+    The search is skipped if the run's upper bound is below that score: the score of a voxel that has the
+    run's largest distance ``most``, and lies where the run is nearest to the centroid.
     """
     start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)

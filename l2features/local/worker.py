@@ -81,7 +81,7 @@ class Worker:
         self._pool = ProcessPool(1, initializer=_start, initargs=start, context=self._context)
 
     def schedule(self, task: Callable[..., Any], *arguments: object, work: Any = None) -> None:
-        """Run a task in the process; ``work`` is kept for the caller."""
+        """Run a task in the process; ``work`` becomes the attribute of that name."""
         self.work, self._since, future = work, time.monotonic(), Future[tuple[Any, str]]()
         with suppress(RuntimeError):  # the process died while it was idle: `result` raises
             future = self._pool.schedule(_attempt, (task, *arguments))

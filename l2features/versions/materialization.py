@@ -254,7 +254,10 @@ def divided(units: Units) -> Plan:
 
 
 def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
-    """Return the plan with the largest blocks of up to `UNIT_ROWS` nodes, for chunks of ``most`` nodes."""
+    """Return the plan with the largest blocks of chunks that have at most `UNIT_ROWS` nodes.
+
+    ``most`` is the number of nodes per chunk in the fullest box of the sample.
+    """
     block = BLOCK
     while block > 1 and most * block**3 > UNIT_ROWS:
         block //= 2

@@ -183,7 +183,7 @@ def _check_unique(
 def _count_roots(reader: VersionReader) -> int:
     """Return the number of distinct roots of the version's nodes.
 
-    The roots of a layer are sorted, and occur in no other layer.
+    Within a layer of the version's files, roots are sorted. No root occurs in two layers.
     """
     count = 0
     for layer in range(len(reader.manifest.layers)):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Served(NamedTuple):
-    """The server's URL, each request's headers, and the statuses to answer instead of a part."""
+    """The server's URL, each request's headers, and the statuses to answer instead of a byte range."""
 
     url: str
     asked: list[dict[str, str]]
@@ -21,7 +21,7 @@ class Served(NamedTuple):
 
 @contextmanager
 def range_server(folder: Path) -> Iterator[Served]:
-    """Serve a folder. Each status in ``answers`` is sent once instead of a part."""
+    """Serve a folder. Each status in ``answers`` is sent once instead of a byte range."""
     asked: list[dict[str, str]] = []
     answers: list[int] = []
 
