@@ -45,16 +45,8 @@ class Limiter:
         Raises ApiError 429 at once if too many requests wait, and if no permit is free within ``timeout_s``.
         """
         with self._changed:
-            if not self._has_permit(self._running + self._waiting, dataset, 1 + self.queued):
-                raise self._too_many_requests()
-            self._waiting[dataset] += 1
-            try:
-                if not self._changed.wait_for(
-                    lambda: self._has_permit(self._running, dataset), self.timeout_s
-                ):
-                    raise self._too_many_requests()
-            finally:
-                self._waiting[dataset] -= 1
+            if not self._has_permit(self._running, dataset):
+                self._wait(dataset)
             self._running[dataset] += 1
         try:
             yield
@@ -62,6 +54,16 @@ class Limiter:
             with self._changed:
                 self._running[dataset] -= 1
                 self._changed.notify_all()
+
+    def _wait(self, dataset: str) -> None:
+        if not self._has_permit(self._running + self._waiting, dataset, 1 + self.queued):
+            raise self._too_many_requests()
+        self._waiting[dataset] += 1
+        try:
+            if not self._changed.wait_for(lambda: self._has_permit(self._running, dataset), self.timeout_s):
+                raise self._too_many_requests()
+        finally:
+            self._waiting[dataset] -= 1
 
     def _has_permit(self, requests: Counter[str], dataset: str, times: int = 1) -> bool:
         """Return whether one more request is within ``times`` the limits."""

@@ -116,9 +116,9 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 
 @dataclass
 class GroupInStream(beam.PTransform):
-    """Group plain (`DatasetChunk`, `Member`) to batches (`DatasetChunk`, `Member`s).
+    """Group pairs (`DatasetChunk`, `Member`) to batches (`DatasetChunk`, list of `Member`), as plain tuples.
 
-    Each batch is a separate element, so that a retried batch delays neither other batches nor their timers.
+    After a reshuffle, the runner retries each batch alone, without the step that collects batches.
     """
 
     def expand(self, parts: Any) -> Any:

@@ -33,7 +33,7 @@ class Unit(NamedTuple):
 
 
 def units_of(manifest: Manifest) -> list[Unit]:
-    """Return the units that together have all nodes of a version."""
+    """Divide a version's files of nodes into units of work."""
     units = list[Unit]()
     for layer, file in manifest.files(BY_NODE):
         parts = -(-file.rows // UNIT_ROWS)

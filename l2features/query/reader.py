@@ -126,7 +126,7 @@ class Reader:
         return answer
 
     def _rows(self, ids: Ids, names: Sequence[str]) -> Rows:
-        """Return the rows of ids from the cache; read the rows that it lacks from the store, each once."""
+        """Return the rows of ids. Rows that are not in the cache are read from the store, each once."""
         if self.cache is None:
             hit, cached = np.zeros(len(ids), dtype=bool), Rows.empty(ids[:0])
         else:
