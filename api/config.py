@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         20.0,
         gt=0,
         description="Maximum seconds that a read waits in the queue of L2CACHE_MAX_IDS_IN_FLIGHT; then it "
-        "gets 429 too_many_ids. Pictures wait as long in the queue of L2CACHE_MAX_ROOT_REQUESTS.",
+        "gets 429 too_many_ids. Requests for pictures wait as long in the queue of "
+        "L2CACHE_MAX_ROOT_REQUESTS, then get 429 too_many_requests.",
     )
     store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a store read in seconds.")
     auth_timeout_s: float = Field(
@@ -135,9 +136,9 @@ class Settings(BaseSettings):
         6,
         ge=1,
         description="Maximum concurrent requests for roots per process. The same number limits, separately, "
-        "requests for chunks and bounds, for pictures, and for versions. Up to three times as many requests "
-        "for pictures wait in a queue, if half of L2CACHE_THREADS remain free. More get 429 "
-        "too_many_requests.",
+        "requests for chunks and bounds, for pictures, and for versions. Requests for pictures also wait "
+        "in a queue: up to three times as many, but together with the running ones at most half of "
+        "L2CACHE_THREADS. More get 429 too_many_requests.",
     )
     graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a graph read in seconds.")
     root_timeout_s: float = Field(

@@ -42,7 +42,8 @@ class Limiter:
     def request(self, dataset: str) -> Iterator[None]:
         """Hold a permit for a request during the block; wait for it first.
 
-        Raises ApiError 429 at once if too many requests wait, and if no permit is free within ``timeout_s``.
+        Raises ApiError 429: at once if too many requests run and wait, else if no permit is free within
+        ``timeout_s``.
         """
         with self._changed:
             if not self._has_permit(self._running, dataset):

@@ -38,13 +38,15 @@ class LongRead:
             return future.result(max(0.0, self.until - time.monotonic()))
         except (FutureTimeout, ReadTimeout) as error:
             message = (
-                f"this read took longer than {self.timeout_s:g} seconds: try again later, or request less"
+                f"this request took longer than {self.timeout_s:g} seconds: try again later, or request less"
             )
             raise ApiError(503, "too_slow", message, retry_after=self.retry_after_s) from error
 
 
 class LongReads:
-    """Limits concurrent long reads. A request waits up to ``root_timeout_s`` for its permit and its read.
+    """Limits concurrent long reads. A request waits up to ``queue_timeout_s`` for its permit.
+
+    Its read ends, or is given up, ``root_timeout_s`` after the request's start.
 
     For each read that may run, ``queued`` further reads may wait.
     """

@@ -69,7 +69,7 @@ def register_pictures(app: OpenAPI, service: AppResources) -> None:
 
 
 def queued(settings: Settings) -> int:
-    """Return how many requests may wait per running request, so that half of the threads remain free."""
+    """Return how many requests may wait per running request, so that all take at most half of the threads."""
     return max(0, min(QUEUED, settings.threads // (2 * settings.max_root_requests) - 1))
 
 

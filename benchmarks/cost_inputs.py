@@ -47,8 +47,8 @@ TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """Averages per chunk: ``cpu_s`` and ``wall_s`` by step, ``supervoxels``, ``nodes``, ``files`` and
-    ``file_bytes``.
+    """Averages per chunk: ``cpu_s`` (core-seconds) and ``wall_s`` (seconds) by step, ``supervoxels``,
+    ``nodes``, ``files`` and ``file_bytes``.
 
     Averages per node: ``row_bytes`` of an uncompressed row, ``packed_bytes`` of a lightly compressed row, and
     ``sqlite_bytes``. ``start_s`` is the core-seconds that a worker process uses outside of chunks.

@@ -40,7 +40,7 @@ class AuditSummary:
         done, failed, unrecorded: chunks by the state of their ingest.
         files_missing: chunks that were ingested with files missing.
         nothing_found: whether there is no graph and the ingest never read a segmentation file.
-        present: expected nodes with a row.
+        present: expected nodes with ``size_nm3``.
         missing_ids, superfluous_ids: up to `EXAMPLES` ids that are still missing, or superfluous, as strings.
         problems: by chunk or node, why it could not be audited or repaired.
     """

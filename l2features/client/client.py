@@ -191,7 +191,10 @@ class Client:
         return self._source.summaries(node_ids(root_ids), graph)
 
     def versions(self) -> Any:
-        """Return one row per version, oldest first. A version stores only changes to its ``base``, if any."""
+        """Return one row per version, oldest first.
+
+        ``base`` is the number of an older version; a version with a base stores only changes since then.
+        """
         return self._source.versions()
 
     def version(self, number: int | None = None) -> Version:

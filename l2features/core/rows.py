@@ -120,7 +120,7 @@ class Rows:
 
 
 def set_flags(rows: Rows) -> None:
-    """Set each flag of the records: true where an attribute of the flag's condition is present."""
+    """Set each flag of the records: true where an attribute whose condition has the flag is present."""
     for flag, columns in _FLAG_COLUMNS.items():
         rows.features[flag] = rows.present @ columns
 

@@ -19,7 +19,7 @@ from .findings import Finding, ok, problem, skipped, warning
 from .row_causes import BORDERS, differing
 
 NODES_OF_A_CHUNK = 60
-"""Maximum rows recomputed per chunk. With more than `graphene.FEW`, the whole chunk would be read."""
+"""Maximum rows recomputed per chunk. With more than `graphene.FEW`, the server would list the whole chunk."""
 MOST_SHOWN = 3
 UNKNOWN = "of nodes that the graph does not have"
 

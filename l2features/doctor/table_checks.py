@@ -73,7 +73,7 @@ def timestamp_check(deployment: Deployment) -> Iterator[Finding]:
         return
     if time > datetime.now(UTC):
         yield warning(
-            f"{meta.timestamp} UTC is in the future: edits until then make chunks disagree",
+            f"{meta.timestamp} UTC is in the future: edits until then make chunks inconsistent",
             "wait until then, and run l2features ingest --recompute",
         )
     else:

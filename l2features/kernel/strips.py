@@ -200,7 +200,7 @@ def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: A
 
 @compiled
 def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> bool:
-    """Measure the squared distances between a strip's voxels and voxels up to ``reach`` rows away.
+    """Write each voxel's squared distance to ``block.out``; consider voxels up to ``reach`` rows away.
 
     Returns whether voxels of farther rows may be nearer. A voxel k rows away costs k^2 = 1 + 3 + ... +
     (2k - 1) units. So step k adds 2k - 1 to the results of the neighbouring rows, for all voxels at once.

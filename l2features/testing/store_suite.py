@@ -137,7 +137,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite, RootCellsSuite, SegmentIndexSu
             (Meta("fixture", *rest), timed),
             (Meta("other", *rest), f"{named}; {timed}"),
         ):
-            said = rf"table {store.name} is in .* already, with another meta: {differing}$"
+            said = rf"table {store.name} in .* has other metadata: {differing}$"
             with pytest.raises(TableExists, match=said):
                 store.create(other)
         assert store.meta() == META

@@ -18,7 +18,7 @@ from ..pubsub.intake import Leased
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
 """First and longest pause before a redelivery, in seconds; Pub/Sub accepts at most 600 s."""
 GIVE_UP_S = 86_400.0
-"""A failing message becomes a dead letter once it and its first failure here are older, in seconds."""
+"""Age of a failing message, and of its first failure here, at which it becomes a dead letter, in seconds."""
 REMEMBERED = 100_000
 
 

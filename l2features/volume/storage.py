@@ -108,9 +108,9 @@ class Storage(ABC):
             raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Return the content of a metadata file; None if it is missing.
+        """Return the content of a metadata file; None if it is missing, see `fetch_one`.
 
-        Raises ValueError if the file is not a JSON object.
+        Raises StorageError as `fetch_one` does, and ValueError if the file is not a JSON object.
         """
         content, forbidden = self.fetch_one(Request(name, most=1 << 28))
         if content is None or forbidden:

@@ -1,8 +1,8 @@
 """Segmentations in zarr 2, zarr 3 and N5: find the arrays, and how they are stored.
 
 cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and miss arrays whose
-paths are not their scale numbers. Scales are listed in OME-NGFF's ``multiscales``. In N5, they are the arrays
-``s0``, ``s1``, ….
+paths are not their scale numbers. Scales are listed in OME-NGFF's ``multiscales``. In N5, the only scale is
+the root if it is an array; else they are the arrays ``s0``, ``s1``, ….
 """
 
 from __future__ import annotations

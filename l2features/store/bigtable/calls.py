@@ -47,7 +47,8 @@ class _Client(BigtableDataClient):
     """Google's client with other gRPC channel options; see docs/decisions/bigtable-client.md.
 
     The client reconnects to a lost server after a second at most, instead of backing off further. It receives
-    a stream's messages in the thread that waits for them; with a second thread, this takes twice as long.
+    a stream's messages in the thread that waits for them; with a second thread, this takes about twice as
+    long.
     """
 
     def _build_grpc_channel(self, *args: Any, **kwargs: Any) -> Any:
