@@ -60,8 +60,9 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
     Done chunks with ``line`` are counted in SQL; these are nearly all. The query selects a range of keys,
     because SQLite would copy all columns of the page for a query with LIMIT.
     """
-    keys = f'SELECT id FROM "{name}.chunks" WHERE id >= ? ORDER BY id LIMIT {ROWS}'
-    ((last,),) = db.execute(f"SELECT MAX(id) FROM ({keys})", (first,))
+    chunks = f'FROM "{name}.chunks" WHERE id >= :first'
+    keys = f"(SELECT id {chunks} ORDER BY id LIMIT 1 OFFSET {ROWS - 1}), (SELECT MAX(id) {chunks})"
+    ((last,),) = db.execute(f"SELECT COALESCE({keys})", {"first": first})
     files, saturated = ("files", "saturated") if formats.chunks > 1 else ("'{}'", "'{}'")
     line_of = f"{files} || char(9) || {saturated}"
     alike = f"{files} = :files AND {saturated} = :saturated"
