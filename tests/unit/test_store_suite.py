@@ -15,6 +15,7 @@ class TestSqliteStore(StoreSuite):
     @pytest.fixture
     def store_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr("l2features.store.sqlite.sqlite_store.SCAN_ROWS", 4)
+        monkeypatch.setattr("l2features.store.sqlite.chunk_sums.ROWS", 4)
         return f"sqlite://{tmp_path}/store.db"
 
 
