@@ -2,7 +2,8 @@
 
 The library middle_auth_client decides about access. It reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and
 AUTH_DISABLED when it is imported. Its lookups have no deadline and its caches are not thread-safe, so this
-module looks up users and tables. If the authentication service does not answer, the response is 503.
+module does the lookups and the caching instead. If the authentication service does not answer, the response
+is 503.
 """
 
 from __future__ import annotations
@@ -190,8 +191,8 @@ class _Service:
     def user(self, token: str) -> dict[str, Any] | None:
         """Return the user of a token; None for an unknown token.
 
-        A second call within a request skips the cache. The library calls twice if cached permissions may be
-        out of date. Raises ApiError 503 if the service does not answer.
+        A second call within a request skips the cache: middle_auth_client calls again if the cached
+        permissions do not allow the request. Raises ApiError 503 if the service does not answer.
         """
         path = decorators.MY_PERMISSION_URL
         if not re.fullmatch("[!-~]+", token):

@@ -75,8 +75,9 @@ class Opener(Generic[T]):
 class BackgroundCache(Generic[T]):
     """Caches the result of ``read`` for ``age_s``; the first use after that starts a refresh in a thread.
 
-    One refresh runs at a time. Refreshes run for at most 1/``share`` of the time. `get` waits up to
-    ``first_s`` for the first value, and up to ``later_s`` for a newer value.
+    One refresh runs at a time. If a refresh takes t seconds, the next one starts at least ``share`` * t
+    seconds after the start of this one. `get` waits up to ``first_s`` for the first value, and up to
+    ``later_s`` for a newer value.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class BackgroundCache(Generic[T]):
     def get(self) -> T | None:
         """Return the newest value, after a short wait if a refresh is running; None before the first value.
 
-        Raises the error of a refresh that fails during the wait, but a StoreError only while no value is
-        cached.
+        If the refresh fails during the wait, raises its error. After a StoreError, returns the cached value
+        instead, if there is one.
         """
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s

@@ -125,7 +125,7 @@ class Board:
             return None
 
     def _read_notes(self) -> Notes:
-        """Read the table's notes; set ``problem`` to the reason if the table cannot be read, else to None."""
+        """Read the table's notes on updates and audits; set ``problem`` to the error, None on success."""
         store, now = self.served.store, datetime.now(UTC)
         try:
             store.ping()
@@ -141,13 +141,13 @@ class Board:
         return Notes(updates, history, audit, unreadable, now)
 
     def _sample(self) -> SampleInfo:
-        """Return a sample of nodes in chunks with records, or in any chunks until the records are read."""
+        """Return a sample of nodes from chunks with ingest records, or from any chunks if none is known."""
         scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
         nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
         return sample_info(nodes, self._example(nodes))
 
     def _find_example(self) -> Example | None:
-        """Return a node with features and its root, without waiting for a slow scan of the chunk records."""
+        """Return a node with features, and its root if known. Does not wait for a scan of chunk records."""
         store, geometry = self.served.store, self.served.opened().reader.geometry
         scan = kept_scan(store, geometry)
         return self._example(sample_nodes(store, geometry, scan.map.sample if scan else [], most=ROOTS_TRIED))

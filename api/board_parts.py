@@ -18,7 +18,7 @@ from .first_commands import Example
 
 
 class Notes(NamedTuple):
-    """The notes of a table, read at ``time``; ``unreadable`` maps each unreadable note to the reason."""
+    """A table's JSON notes on updates and audits, read at ``time``; ``unreadable``: errors by field name."""
 
     updates: Updates | None
     history: UpdateHistory | None

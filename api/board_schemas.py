@@ -27,7 +27,7 @@ class ProgressInfo(IngestProgress):
 
 
 class CellsInfo(BaseModel):
-    """Counts of chunks, projected along one axis and summed in cells; lists are row by row."""
+    """Counts of chunks in each cell of a projection along one axis. Each list has the cells row by row."""
 
     columns: int
     rows: int
@@ -85,7 +85,7 @@ class HistoryInfo(UpdateHistory):
 
 
 class Line(BaseModel):
-    """A figure of the dashboard as text."""
+    """A labelled value on the dashboard, as text."""
 
     label: str
     value: str
@@ -95,7 +95,7 @@ class Line(BaseModel):
 
 
 class BoardInfo(BaseModel):
-    """State of a data set. A part is null while it is unknown."""
+    """State of a data set. A field such as `progress` is null while its value is unknown."""
 
     dataset: str
     problem: str | None = Field(description="Why the table cannot be read; null if it can be read.")

@@ -1,4 +1,4 @@
-"""The figures of a dashboard as lines of text, by section, for the page and its script."""
+"""The labels and values on a dashboard as text, by section, for the page and its script."""
 
 from __future__ import annotations
 

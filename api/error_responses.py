@@ -80,7 +80,7 @@ def shown_repr(value: Any) -> str:
 
 
 def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
-    """Answer every failed request with an `ErrorBody`, which names the URL ``routes`` for an unknown path."""
+    """Answer failed requests with an `ErrorBody`. Messages for unknown paths refer to the URL ``routes``."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:

@@ -42,7 +42,7 @@ ReadKept = Callable[[NeuronReader], RootAnswer | None]
 class RootReads:
     """Reads roots with separate concurrency limits, so that a slow graph delays only reads of roots.
 
-    For each read that may run, ``queued`` further reads may wait.
+    If at most n reads may run at a time, up to n * ``queued`` more may wait for a permit.
     """
 
     def __init__(self, service: AppResources, queued: int = 0) -> None:
@@ -77,7 +77,7 @@ class RootReads:
     def _found(
         self, served: ServedDataset, read: ReadRoots, root: int | None, kept: ReadKept = lambda _: None
     ) -> Iterator[RootAnswer]:
-        """Yield the result of ``kept`` or else of ``read``; hold permits until the block has ended.
+        """Yield the result of ``kept`` or else of ``read``; hold the permits until the ``with`` block ends.
 
         Raises ApiError 404 or 413 for a root whose nodes cannot be returned, 429 at a concurrency limit, and
         503 at the deadline.

@@ -47,7 +47,7 @@ VERSION = "PCGL2Cache v1.3.1"
 def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
-    ``landing`` returns the page at the prefix for clients whose Accept header names HTML.
+    ``landing`` returns the page at ``url_prefix/``, for clients whose Accept header names HTML.
     """
 
     def index() -> Response:

@@ -176,9 +176,9 @@ class ServedDataset:
         return OpenDataset(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
     def _find_versions(self) -> VersionsPlace:
-        """Return the catalog of the folder that the data set's entry or table names.
+        """Return the catalog of the versions folder, which the data sets file or else the table names.
 
-        Returns the same object as long as the folder is the same.
+        Keeps the `Catalog` object until the folder changes.
         """
         try:
             folder = versions_folder(self.entry, self.store)
@@ -221,10 +221,10 @@ class ServedDataset:
             return Counted(self.store.coverage(), datetime.now(UTC))
 
     def scan(self) -> ChunkScan:
-        """Return the chunk map and totals of the table's chunk records.
+        """Return ingest progress and a map of node counts, from the latest scan of the table's chunks.
 
-        Raises StoreError if the table cannot be read, and ApiError 503 if the metadata cannot be read in
-        time.
+        Scans the table if a new scan is due. Raises StoreError if the table cannot be read, and ApiError 503
+        if the metadata cannot be read in time.
         """
         return shared_scan(self.store, self.opened().reader.geometry)
 
@@ -246,7 +246,7 @@ class ServedDataset:
 
     @contextmanager
     def _warnings(self, message: str) -> Iterator[None]:
-        """Log a StoreError of the block with ``message`` and raise it; repeated errors are logged once."""
+        """Log and re-raise a StoreError of the ``with`` block. Logs ``message`` once for a repeated error."""
         try:
             yield
         except StoreError as error:
@@ -258,7 +258,7 @@ class ServedDataset:
 
     @cached_property
     def _metrics(self) -> ReadMetrics:
-        """The data set's metrics, created on first use: after the fork, as each process has its own files."""
+        """The data set's metrics. Created on first use, after the fork: each worker writes its own files."""
         hits, misses = (metrics.CACHE_LOOKUPS.labels(self.name, outcome) for outcome in ("hit", "miss"))
         return ReadMetrics(
             hits, misses, metrics.STORE_IDS.labels(self.name), metrics.STORE_READS.labels(self.name)

@@ -51,11 +51,11 @@ class VersionReads:
         read: Callable[[VersionReader, float], tuple[T, int]],
         field: str = "version",
     ) -> Iterator[T]:
-        """Yield the result of ``read`` for one version; hold a permit until the block has ended.
+        """Yield the result of ``read`` for one version; hold a permit until the ``with`` block ends.
 
         ``read`` receives the version's reader and a deadline (`time.monotonic`). It returns a tuple: a
-        result; the number of row groups that it read. ``field`` names the request's field in errors about
-        reads that are too large. Raises ApiError.
+        result; the number of row groups that it read. ``field`` is the field of the request that the error
+        names if the read is too large. Raises ApiError.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:
@@ -70,14 +70,14 @@ class VersionReads:
 
     @contextmanager
     def holding(self, found: FoundRows) -> Iterator[Any]:
-        """Yield the found rows, an Arrow table; hold a permit for each row during the block."""
+        """Yield the found rows, an Arrow table. Hold one permit per row until the ``with`` block ends."""
         g.ids = len(found.table)
         with self.long.limiter.ids(g.ids):
             yield found.table
 
     @contextmanager
     def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
-        """Convert errors of versions and columns to ApiError, without the path of the versions folder."""
+        """Convert errors of versions and columns to ApiError; messages hide the versions folder's path."""
         name, retry = served.name, self.settings.retry_after_s
         shown = f"version {number}" if number is not None else "the newest version"
         try:

@@ -63,7 +63,7 @@ class ViewLink(BaseModel):
 
 
 def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, lists: LargestLists) -> None:
-    """Add the routes that lead to a viewer to ``api``, the group of routes of pictures."""
+    """Extend ``api``, the group of picture routes, by the routes that redirect to a viewer."""
     settings, datasets = service.settings, service.datasets
 
     @api.get("/table/<dataset>/root/<root_id>/view", summary="A root in the viewer", responses=_responses())
@@ -145,7 +145,7 @@ def _response(
 ) -> Response:
     """Return a redirect to the viewer if ``kind`` is HTML, else the viewer's URL as JSON.
 
-    ``listed`` is the folder below segment_properties/ with the roots that the viewer lists; "" for none.
+    ``listed`` names the viewer's list of roots: "version-N" or comma-separated root ids; "" for no list.
     """
     login = "" if auth_disabled() else LOGIN
     folder = f"precomputed://{login}{here()}{settings.api_prefix}/table/{served.name}/precomputed"

@@ -53,7 +53,7 @@ def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
+    """Run an audit. Exit status: 0 complete or only started, 1 incomplete or failed, 2 for a wrong option."""
     args, flags = parse(argv)
     work = partial(audit_on, flags=flags) if is_beams(args.runner) else audit_chunks
     return command.exit_status(partial(run, args, work=work), STOPPED)

@@ -1,4 +1,4 @@
-"""Compare the speed of the HTTP API with that of another checkout: same requests in turn, same tables."""
+"""Compare the speed of this checkout's HTTP API with another's: alternating requests, same tables."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start(folder: Path, checkout: Path, running: ExitStack) -> dict[str, list[Asker]]:
-    """Create a table in each store; serve it from the other checkout, and from this checkout.
+    """Create a table in the Bigtable emulator and one in SQLite; serve each from both checkouts.
 
-    Returns, for each store, the clients of the two servers in this order.
+    Returns, by store, a client of the other checkout's server and one of this checkout's, in this order.
     """
     emulator = Emulator()
     running.callback(emulator.stop)
@@ -108,7 +108,7 @@ def start(folder: Path, checkout: Path, running: ExitStack) -> dict[str, list[As
 def measure(
     pair: Sequence[Asker], ids: int, state: str, attributes: str, accept: str, repeats: int
 ) -> list[float]:
-    """Return the median ms of each server. The server that is asked first alternates."""
+    """Return each server's median response time in ms. The server that is asked first alternates."""
     timings = [Timing() for _ in pair]
     warm = make_post(pair[0].ids[:ids], attributes, accept)
     if state == WARM:

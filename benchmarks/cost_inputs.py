@@ -48,10 +48,10 @@ TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16
 @dataclass(frozen=True)
 class Inputs:
     """Averages per chunk: ``cpu_s`` (core-seconds) and ``wall_s`` (seconds) by step, ``supervoxels``,
-    ``nodes``, ``files`` and ``file_bytes``.
+    ``nodes``, and ``files`` and ``file_bytes`` of the segmentation.
 
     Averages per node: ``row_bytes`` of an uncompressed row, ``packed_bytes`` of a lightly compressed row, and
-    ``sqlite_bytes``. ``start_s`` is the core-seconds that a worker process uses outside of chunks.
+    ``sqlite_bytes``. ``start_s`` is the core-seconds that a worker process takes to start and to end.
     """
 
     machine: str
@@ -174,8 +174,8 @@ def ingest_here(
 def run_job(ingest: Ingest) -> float:
     """Run the ingest with one worker process; return the peak memory of the worker process in MB.
 
-    The peak is read while the worker runs: for an exited process, the kernel reports at least the memory that
-    the parent had at the start.
+    Reads the peak while the worker runs. After the exit, the kernel would report at least the memory that
+    the parent process had when it started the worker.
     """
     peaks = [0.0]
     pool = LocalPool(1)
@@ -219,7 +219,7 @@ def row_content(features: np.ndarray) -> bytes:
 
 
 def packed_bytes(content: bytes) -> int:
-    """Return the bytes after zlib compression of 64 KiB blocks at level 1, as an estimate for Bigtable."""
+    """Return an estimate of the bytes stored in Bigtable: the size of 64 KiB blocks after zlib at level 1."""
     blocks = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
     return sum(len(zlib.compress(block, 1)) for block in blocks)
 

@@ -116,7 +116,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start(folder: Path, nodes: int) -> tuple[Server, np.ndarray]:
-    """Start a server of a table in which all chunks have records; return the server, and all node ids."""
+    """Start a server of a table in which all chunks are done; return the server, and all node ids."""
     url, features = f"sqlite://{folder}/l2cache.db", make_features(nodes)
     fill(url, features)
     now = datetime.now(UTC)
@@ -133,7 +133,7 @@ def start(folder: Path, nodes: int) -> tuple[Server, np.ndarray]:
 
 
 def measure(server: Server, ids: np.ndarray, options: argparse.Namespace) -> list[Bar]:
-    """Return the latencies, and the ratios of turns with dashboards to turns without."""
+    """Return the latencies of reads, and the ratios of latency with dashboards to latency without."""
     dashboards, client = Dashboards(server.port, options.dashboards), Client(server.port)
     random = np.random.default_rng(0)
     turns: list[list[float]] = []

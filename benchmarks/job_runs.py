@@ -18,7 +18,7 @@ from benchmarks.servers import ROOT
 
 @dataclass
 class Run:
-    """One run of a job: seconds, core-seconds, peak MB of its largest process, and MB that it read."""
+    """One run of a job: seconds, core-seconds, peak MB of its largest process, MB read (0: not measured)."""
 
     seconds: float
     core_seconds: float

@@ -2,8 +2,9 @@
 
 The segmentation has no files, so that a chunk costs little. The table is in the Bigtable emulator, behind
 nginx, whose logs count the requests of the launcher and of the workers. Local workers use the launcher's
-address, so that their requests count as the launcher's. The time is until a chunk is done. On Beam, which
-enumerates all chunks first, it is until a worker reads the states of chunks.
+address, so that their requests count as the launcher's. The measured time ends when
+the first chunk is done. Beam enumerates all chunks first, so on Beam the time ends when a worker first reads
+the states of chunks.
 
 example:
   python -m benchmarks.launchers
@@ -207,7 +208,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def chunks_done() -> int:
-    """Return the number of chunks with a record; 0 without the table."""
+    """Return the number of done chunks; 0 if the table is missing."""
     with closing(open_store(STORE, TABLE)) as store:
         try:
             return store.coverage().done

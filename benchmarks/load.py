@@ -40,7 +40,7 @@ class RequestFailed(Exception):
 
 @dataclass
 class Timing:
-    """Seconds of each request until its response is complete, wall time of all, and the last body as sent."""
+    """Seconds until each response is complete, wall seconds of all, and the last response's raw body."""
 
     seconds: list[float] = field(default_factory=list)
     wall: float = 0.0
@@ -48,7 +48,7 @@ class Timing:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the last body, as sent."""
+        """Bytes of the last response's body, before decompression."""
         return len(self.body)
 
 

@@ -99,7 +99,7 @@ class Bench:
         return counted() / 1e6
 
     def write(self, features: np.ndarray) -> None:
-        """Write features to the tables that today's loop and the job read."""
+        """Write features to the tables that the caveclient loop and the job read."""
         for url in {STORE, self.store}:
             with closing(open_store(url, TABLE)) as store:
                 store.write(features)
@@ -245,7 +245,7 @@ def described(console: Console, name: str, run: Run, nodes: int) -> None:
 
 
 def todays_seconds(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) -> float:
-    """Return the seconds per node that today's loop takes, measured on a sample of the neurons."""
+    """Return the seconds per node of a caveclient loop over roots, measured on a sample of the neurons."""
     geometry = bench.folder / "geometry.json"
     geometry.write_text(GEOMETRY.to_json())
     threads = ["--worker-class=gthread", "--keep-alive=75", "--workers=1", "--threads=8"]

@@ -133,7 +133,7 @@ def replay(
 
 @contextmanager
 def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
-    """Open a letter box; at the end, exit with 1 and a report if files or messages are not letters."""
+    """Open the dead letters at ``where``. At the end, if any are malformed, report them and exit with 1."""
     with closing(open_letter_box(where, limit)) as box:
         if where.startswith("projects/"):
             check_pubsub(where, SubscriptionError)
@@ -147,7 +147,7 @@ def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
 
 
 def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
-    """Compute the nodes that letters name; return whether any letter is kept."""
+    """Compute the nodes that dead letters name. Return whether any letter failed, and so was kept."""
     from ..updates.updater import Update
 
     counts: Counter[Verdict] = Counter()
@@ -187,7 +187,7 @@ def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Co
 
 
 def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
-    """Publish letters; return whether any letter is kept."""
+    """Publish dead letters to ``topic``. Return whether any could not be published, and so was kept."""
     from ..pubsub.topic import Topic, Unpublishable
 
     if not TOPIC.fullmatch(topic):

@@ -81,8 +81,8 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
 def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
     """Register the graph of DATASET with CAVE's auth service.
 
-    The permissions of the data set that --as names then apply to the graph. Posts to SERVER/sticky_auth. The
-    token in cloud-volume's secrets must be an administrator's.
+    --as NAME is the auth service's data set whose permissions then apply to the graph. Posts to
+    SERVER/sticky_auth. The token in cloud-volume's secrets must be an administrator's.
 
     \b
     Example:

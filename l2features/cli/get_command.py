@@ -80,7 +80,7 @@ def get(
 def _found(
     store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
 ) -> tuple[ChunkRows, int]:
-    """Return rows of the first ``limit`` ids and the number of all ids; or a chunk's rows and their count."""
+    """Return rows and the number of ``wanted`` nodes. ``limit`` limits the rows of ids, not of a chunk."""
     from ..query.chunk_lookup import ChunkRows, read_chunk
 
     if isinstance(wanted, np.ndarray):

@@ -15,14 +15,14 @@ Summary = Mapping[str, Any]
 
 
 class Shown(NamedTuple):
-    """How a measure is printed: its label, and its unit, which is ``divisor`` times the stored unit."""
+    """How a measure is printed: its label and unit. The stored value is divided by ``divisor``."""
 
     label: str
     unit: str = ""
     divisor: float = 1.0
 
     def text(self, value: Any) -> str:
-        """Return a stored value as text, converted to the unit and followed by it; "-" for None."""
+        """Convert a stored value to ``unit`` and return it with the unit, such as "12 um"; "-" for None."""
         if value is None:
             return "-"
         if isinstance(value, list) and isinstance(value[0], list):

@@ -97,10 +97,10 @@ def _ingest_command(directory: Path, has_graph: bool) -> str:
 )
 @json_option
 def sample_edit(dataset: Dataset, kind: str, topic: str | None, as_json: bool) -> None:
-    """Merge two objects of DATASET, a sample with a graph, or split one object. Publish the edit.
+    """Merge two objects of DATASET, or split one object, and publish the edit.
 
     Writes the new nodes and roots to the graph's table and publishes PyChunkedGraph's message, so that an
-    updater computes the new nodes. Refuses a graph that is not a sample's.
+    updater computes the new nodes. DATASET must be a sample with a graph.
 
     \b
     Example:

@@ -32,7 +32,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def with_dataset(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the argument DATASET and the option --config; ``command`` receives the data set's entry."""
+    """Add the argument DATASET and the option --config; ``command`` receives the `Dataset` that they name."""
 
     @click.argument("dataset")
     @config_option

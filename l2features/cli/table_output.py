@@ -49,7 +49,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 def open_catalog(dataset: Dataset) -> Catalog:
     """Open the data set's versions.
 
-    The data sets file names their folder, or else the table does.
+    The data sets file names the versions' folder. If it does not, a note in the table names the folder.
     """
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder

@@ -59,9 +59,10 @@ class SharedCalls:
         self._running: dict[Hashable, Future[Any]] = {}
 
     def run(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
-        """Wait for the call in progress with this key, and return its result; without one, run ``call``.
+        """Wait for the call in progress with this key, and return its result.
 
-        ``call`` also runs if the call in progress fails, or if that call's result is not ``usable``.
+        Run ``call`` instead if no call is in progress, or if the call in progress fails or its result is
+        not ``usable``.
         """
         with self._lock:
             running = self._running.get(key)

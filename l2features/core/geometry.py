@@ -112,11 +112,11 @@ class Geometry:
 
     @cached_property
     def _node_fields(self) -> npt.NDArray[np.uint64]:
-        """Constants for taking L2 ids apart, shape (4 properties, 4 fields, 1).
+        """Constants to extract and check the fields of L2 ids, shape (4 constants, 4 fields, 1).
 
-        The fields are x, y, z and the layer. The properties are the lowest bit of a field, its mask, the bits
-        to flip in it, and a limit. An id is an L2 node in the grid if each field is below its limit after the
-        flip, which turns layer 2 into 0; the limit of the layer is 1.
+        The fields are x, y, z and the layer. The constants of a field are its right shift, its mask, a value
+        to XOR it with, and an exclusive limit. An id is an L2 node in the grid if each field, after the XOR,
+        is below its limit. The XOR changes only the layer: layer 2 becomes 0, and the layer's limit is 1.
         """
         layer_bits = self.layout.layer_bits
         x, y, z = self.layout.axis_bits(L2)

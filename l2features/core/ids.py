@@ -111,7 +111,7 @@ class IdLayout:
 
     @cached_property
     def _bits(self) -> dict[int, npt.NDArray[np.uint64]]:
-        """By layer, shape (7, 1): the lowest bits of x, y and z; the masks of x, y, z and the segment."""
+        """By layer, shape (7, 1): the right shifts of x, y and z, then the masks of x, y, z and segment."""
         found = {}
         for layer in self.spatial_bits:
             segment, axes = self.segment_bits(layer), self.axis_bits(layer)

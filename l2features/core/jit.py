@@ -32,8 +32,9 @@ def _stamp(package: Path) -> str:
 class _PackageStamp:
     """Invalidates a cached function when any compiled module of the function's package changes.
 
-    Numba alone checks only the function's own module. The digest of the package is part of the names of cache
-    files, so that an outdated file is never opened: it may name deleted classes.
+    Numba alone checks only the function's own module. The names of cache files contain the digest of the
+    package, so numba never opens an outdated file. Unpickling such a file may fail, because it may refer to
+    classes that no longer exist.
     """
 
     package: Path

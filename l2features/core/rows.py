@@ -32,7 +32,7 @@ def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
 
 
 def as_items(mask: npt.NDArray[np.bool_]) -> np.ndarray:
-    """View a mask (n, attributes) as n items, one per row; numpy copies items ten times faster than rows."""
+    """View a mask (n, attributes) as one void item per row, shape (n,); numpy copies it ten times faster."""
     return mask.view(_MASK)[:, 0]
 
 
@@ -66,8 +66,7 @@ class Rows:
     def joined(cls, ids: Ids, parts: Sequence[Rows]) -> Rows:
         """Return the rows of sorted, unique ``ids``, each from the part that has the row.
 
-        The parts may be in any order and may have rows of other ids. An id that no part has gets an empty
-        row.
+        The parts may be in any order and may have rows of other ids. An id in no part gets an empty row.
         """
         if len(parts) == 1 and np.array_equal(parts[0].ids, ids):
             return parts[0]
@@ -120,7 +119,7 @@ class Rows:
 
 
 def set_flags(rows: Rows) -> None:
-    """Set each flag of the records: true where an attribute whose condition has the flag is present."""
+    """Set each flag field of ``features``: true in rows where any attribute with this flag is present."""
     for flag, columns in _FLAG_COLUMNS.items():
         rows.features[flag] = rows.present @ columns
 

@@ -58,7 +58,7 @@ def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray
 
 
 def _positions(index: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-    """Return positions in nm from voxel indices in the nodes' chunks; valid for ids of layer 2 only."""
+    """Return a tuple: nm positions of voxel indices in each node's chunk; whether each is valid (layer 2)."""
     positions = (geometry.node_origins(ids) + index) * np.array(geometry.resolution, dtype=np.float64)
     return np.ascontiguousarray(positions), geometry.layout.layers(ids) == L2
 

@@ -1,4 +1,4 @@
-"""Transient and permanent errors: one table for graphs, volumes and stores.
+"""Decide whether an error of a graph, a volume or a store is transient or permanent.
 
 A transient error passes by itself: a service is down, busy, or refuses access for now. The same call may
 succeed later, so it is retried for a long time. A permanent error is about the data or the

@@ -116,7 +116,7 @@ class FlatGraph(Graph):
         self.store.close()
 
     def _segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return the ``most`` + 1 lowest nodes of each segment.
+        """Return each segment's nodes with the lowest ids, at most ``most`` + 1 of them.
 
         Raises GraphError if the index of segments is not complete.
         """

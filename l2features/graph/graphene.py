@@ -58,8 +58,8 @@ class GrapheneGraph(Graph):
     """A graph on a PyChunkedGraph server.
 
     cloud-volume maps supervoxels to nodes; our own requests read nodes and children. The server lists a
-    chunk's nodes with their supervoxels, but does not mark superseded nodes. So the nodes that are valid at a
-    time are found by mapping all listed supervoxels at that time.
+    chunk's nodes with their supervoxels, but does not mark superseded nodes. So `nodes` maps all listed
+    supervoxels at a time to find the nodes that are valid then.
     """
 
     pattern, expected = re.compile("graphene"), "graphene"
@@ -81,7 +81,7 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def readable_time(cls, time: datetime) -> datetime:
-        """Return ``time`` rounded up to whole seconds, as the server expects times in seconds."""
+        """Return ``time`` rounded up to whole seconds, as cloud-volume does before it sends a time."""
         return time.replace(microsecond=0) + timedelta(seconds=bool(time.microsecond))
 
     def info(self) -> GraphInfo:
@@ -138,9 +138,9 @@ class GrapheneGraph(Graph):
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
         """See `Graph.changed_roots`.
 
-        The candidates are all roots in the server's log from shortly before ``since`` until now, because an
-        entry may be written long after its operation. A candidate has changed if it is valid at only one of
-        the two times.
+        The candidates are all roots that the server logged from shortly before ``since`` until now. A log
+        entry may be written shortly before its roots, or long after them. A candidate has changed if it is
+        valid at only one of the two times.
         """
         logged = self._requests().logged_roots(log_since(since))
         roots = logged[self.is_root(geometry, logged)]
@@ -292,10 +292,10 @@ def open_server(url: str) -> Any:
 
 
 def _fill_in(info: dict[str, Any], graph: GraphInfo) -> None:
-    """Add to a server's info what cloud-volume needs to use version 1 of the server's API.
+    """Change a server's info so that cloud-volume can use version 1 of the server's API.
 
-    cloud-volume fails if the info has no API versions or no number of layers, and if it has API versions that
-    are newer than cloud-volume.
+    cloud-volume fails if the info lacks the API versions or the number of layers. It also fails if the info
+    lists an API version that cloud-volume does not know.
     """
     app = info.get("app") or {}
     versions = app.get("supported_api_versions") or [API_VERSION]

@@ -70,8 +70,8 @@ class NodeLists:
     def decoded(cls, ids: Ids, rows: Ids, cells: Sequence[bytes], most: int, what: str) -> NodeLists:
         """Decode one list per node in ``ids``, from the cells of the node's row.
 
-        ``cells[i]`` belongs to node ``rows[i]``; a node's cells are joined in order.
-        A cell has ``most`` ids at most. ``what`` names the listed ids in error messages.
+        ``cells[i]`` belongs to node ``rows[i]``; a node's cells are joined in order. A compressed cell with
+        more than ``most`` ids is malformed. ``what`` names the listed ids in error messages.
         """
         errors, parts = dict[int, str](), _decompressed(cells, most)
         if parts is None:
@@ -134,8 +134,8 @@ def decode_ids(cell: bytes, most: int, what: str) -> Ids:
 def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
     """Return the ids in a cell as bytes, little-endian; ``what`` names the ids in errors.
 
-    Compressed cells begin with zstd's magic number. Raw cells do not: an id with these low bytes would need a
-    chunk of four billion supervoxels.
+    Compressed cells begin with zstd's magic number. Raw cells begin with the low four bytes of an id, which
+    equal this number only in a chunk of more than four billion ids.
 
     Raises:
         ValueError: the length is not a multiple of 8, a compressed cell has more than ``most`` ids, or it

@@ -62,7 +62,7 @@ class KnownRoots:
 
 
 class _Kept(NamedTuple):
-    """Sorted ids, their roots, and the number of the call of `KnownRoots.roots` that last used each id."""
+    """Sorted ids, their roots, and when each id was last used, counted in calls of `KnownRoots.roots`."""
 
     ids: Ids
     roots: Ids

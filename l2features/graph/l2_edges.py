@@ -43,9 +43,10 @@ def edges_of_roots(
 ) -> dict[int, Pairs]:
     """Return the edges between L2 nodes, by root.
 
-    A cross-chunk edge is stored as a pair of supervoxels in the rows of both end nodes; the first supervoxel
-    of the pair belongs to the node of the row. So these rows map nearly all supervoxels to nodes. For each
-    other supervoxel, the children of the root's nodes in its chunk are read.
+    A cross-chunk edge is a pair of supervoxels, stored in the rows of the L2 nodes at both ends. In each row,
+    the first supervoxel of a pair belongs to the row's node. So the rows of a root's nodes show the nodes of
+    nearly all supervoxels. For any other supervoxel, the children of the root's nodes in the supervoxel's
+    chunk are read.
 
     Args:
         layout: bit fields of ids of layers 1 and 2.
@@ -94,7 +95,7 @@ def _check(ids: Ids, lists: NodeLists) -> None:
 
 
 def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
-    """Return the ends of the edges in the rows of a root's nodes, mapped to nodes by these rows alone."""
+    """Return the ends of the edges in the rows of a root's L2 nodes; look up far nodes in these rows only."""
     _check(ids, crossing)
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():

@@ -24,9 +24,9 @@ def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -
     """Return the roots that operations logged from ``start`` to ``end``, both included.
 
     If an operation logged roots several times in this period, the newest entry counts. A failed operation may
-    have logged roots that were never written. An entry may be later than its roots, by days if a failed
-    operation was repaired. Operation numbers do not always ascend with time, so the server scans the whole
-    log, but returns only the entries of this period.
+    have logged roots that were never written. An entry may be written after its roots: days after, if a
+    failed operation was repaired. Operation numbers do not always ascend with time, so Bigtable scans the
+    whole log, but returns only the entries of this period.
     """
     columns = f.ColumnRangeFilter("2", b"roots", b"roots")
     window = f.TimestampRangeFilter(whole_ms(start), None if end is None else whole_ms(end) + _MS)
@@ -45,7 +45,7 @@ def first_operation(read: ReadRows) -> datetime | None:
 def _rows(read: ReadRows, row_filter: f.RowFilter) -> Iterator[Any]:
     """Yield the rows of the log that ``row_filter`` selects; each request reads `AT_ONCE` operations.
 
-    Thus a request ends within the time limit of a call.
+    One request for the whole log could exceed the time limit of a Bigtable read.
     """
     any_cell = f.RowFilterChain(filters=[f.CellsRowLimitFilter(1), f.StripValueTransformerFilter(True)])
     first = 0

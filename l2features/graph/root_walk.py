@@ -99,7 +99,8 @@ class _Walk:
     def _limit(self, owners: Places) -> None:
         """Drop roots with more than ``most`` L2 nodes.
 
-        ``owners`` are the owners of the children above layer 2; below each child is at least one L2 node.
+        ``owners`` (n,) are the indices of the roots of the children above layer 2. Each of these children
+        counts as one L2 node, as at least one is below it.
         """
         least = self.counts + np.bincount(owners, minlength=len(self.roots))
         over = self.active & (least > self.most)

@@ -82,7 +82,7 @@ def _bits(fan_out: int, layers_below: int) -> int:
 
 
 def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
-    """Return whether supervoxels are in an OCDBT fork, by PyChunkedGraph's newer or its older setting."""
+    """Return whether supervoxels are in an OCDBT fork. Older settings count only without ``ocdbt_config``."""
     config = custom.get("ocdbt_config")
     if config is not None:
         return bool(config.get("enabled"))

@@ -116,7 +116,7 @@ def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_befor
 
 
 def chunk_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
-    """Return the ingest as a job for workers. Without ``recorded``, they write rows, but no chunk records."""
+    """Return the ingest as a job for workers. Without ``recorded``, only failed chunks get a chunk record."""
     return ChunkJob(
         box=ingest.box,
         open_store=ingest.open_store,

@@ -1,4 +1,4 @@
-"""Options of the jobs. A command accepts switches without a value; a template passes ``name=value`` only."""
+"""Options of the jobs. On the command line, a switch needs no value; Dataflow templates always pass one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data set, the chunks and the number of processes."""
+    """Add the options for the data set, the chunks, the number of processes and the Dask scheduler."""
     add_dataset_options(parser)
     which = parser.add_mutually_exclusive_group()
     add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
@@ -57,7 +57,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data set and the number of processes."""
+    """Add the options for the data set, the number of processes and the Dask scheduler."""
     parser.add_argument(
         "--dataset", required=True, help="name of the data set in the data sets file (required)"
     )
@@ -98,8 +98,8 @@ def _check_runner(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with status 2 for a number below 1, or if the options for Dask are invalid.
 
-    They are invalid if Dask's runner has no scheduler or another runner has one, if the job does not run on
-    Dask, or if Dask's Python packages are missing.
+    Dask's runner needs a scheduler address, Dask's Python packages, and a job that supports Dask. For any
+    other runner, a scheduler address is an error.
     """
     for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
         if (number := getattr(args, option, None)) is not None and number < 1:

@@ -24,7 +24,8 @@ _MOST_VOXELS = 1 << 20
 def has_fewer_across(volume: np.ndarray) -> bool:
     """Return whether a volume has clearly fewer runs along its slowest axis than along its fastest.
 
-    The axes of ``volume`` are slowest, middle, fastest; at most `_SAMPLES` of its planes are compared.
+    The axes of ``volume`` are slowest, middle, fastest. Only a sample is counted: at most `_SAMPLES` planes,
+    each at one index of the middle axis.
     Returns False for volumes whose fastest axis is short or whose planes are large, and for 8- and 16-bit
     volumes, for which compilation takes longer than it saves.
     """
@@ -39,8 +40,9 @@ def has_fewer_across(volume: np.ndarray) -> bool:
 def find_runs_across(volume: np.ndarray) -> Iterator[Runs]:
     """Yield the runs of a volume (slowest axis, middle, fastest) along its slowest axis, plane by plane.
 
-    A plane has one index of the middle axis. Its lines are along the slowest axis, ordered by their place on
-    the fastest. Labels are uint64. The planes share memory: use each before taking the next.
+    A plane holds all voxels at one index of the middle axis. Its lines run along the slowest axis, and are
+    sorted by their index on the fastest axis. Labels are uint64. The planes share memory: use each before
+    taking the next.
     """
     n2, n1, n0 = volume.shape
     voxels = volume.reshape(-1)

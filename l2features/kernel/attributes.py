@@ -132,8 +132,9 @@ def _principal_axes(measured: Measured) -> tuple[Any, ...]:
 
     Axes and values are sorted by value, largest first; labels below PCA_MIN_VOLUME_NM3 have zeros. The
     singular values are the square roots of the eigenvalues of the scatter matrix, which is the sum of the
-    outer products of a label's centred coordinates in nm. For labels of more than PCA_MAX_SAMPLES voxels they
-    are scaled to that many voxels. The component of largest magnitude in each axis is positive.
+    outer products of a label's centred coordinates in nm. If a label has more than PCA_MAX_SAMPLES voxels,
+    its singular values are scaled down, as if it had that many voxels. The component of largest magnitude in
+    each axis is positive.
     """
     _, moments, frame, nm = measured
     axes, values = np.zeros((len(measured.size), 3, 3)), np.zeros((len(measured.size), 3))

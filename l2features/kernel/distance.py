@@ -1,16 +1,16 @@
-"""Distance of each voxel to the nearest voxel of another label, exactly, in whole nm.
+"""Distance of each voxel to the nearest voxel of another label, in whole nm (floored).
 
-Squared distances are integers, in squares of the resolution's greatest common divisor. Distances along the
-first axis come from the runs. Along each other axis, with g the squared distances so far and a the extent of
-a voxel,
+Squared distances are integers. Their unit of length is the greatest common divisor of a voxel's three sizes.
+Distances along the first axis come from the runs. Along each other axis, with g the squared distances so far
+and a the extent of a voxel,
 
     d2(v) = min over k >= 0 and both directions of  k^2 a^2 + (g(v + k) if label(v + k) == label(v) else 0).
 
-Voxels beyond another label need no special case: they are farther than that label's first voxel. The search
-for d2(v) ends when k^2 a^2 reaches the minimum so far. Voxels are measured in strips of neighbouring
-lines (`strips`). A strip fits into the cache. A row of a strip, one voxel of each line, fits into registers.
-Most strips are measured in 16 or 32 bits (`narrow`). Between the passes, only the part of each line from its
-first labelled voxel to its last is stored (`spans`).
+If another label lies between v and v + k, the voxel where it begins gives a smaller value than v + k, so
+v + k needs no special case. The search for d2(v) ends when k^2 a^2 reaches the minimum so far. Voxels are
+measured in strips of neighbouring lines (`strips`). A strip fits into the cache. A row of a strip, one voxel
+of each line, fits into registers. Most strips are measured in 16 or 32 bits (`narrow`). From one axis to the
+next, only the part of each line from its first labelled voxel to its last is stored (`spans`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _WHOLE = 2**53
 class Scale(NamedTuple):
     """A resolution: ``steps`` is the extent of a voxel along each axis, in whole multiples of a unit.
 
-    If a squared distance is d squared units, the distance is ``sqrt(d * factor) / divisor`` nm. If float64
-    holds ``d * factor`` exactly, the floored result is exact: the root of a whole number never comes so near
-    to a multiple of the divisor that float64 cannot tell them apart.
+    If a squared distance is d squared units, the distance is ``sqrt(d * factor) / divisor`` nm. If
+    ``d * factor`` is at most 2^52, the floored result is exact: a root that is not a whole number never
+    rounds up to one in float64.
     """
 
     steps: list[int]

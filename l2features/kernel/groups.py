@@ -1,9 +1,9 @@
 """Features of some of a chunk's nodes, each cut out of the chunk's runs by its bounding box.
 
-A node's features need only its bounding box, grown by one voxel. For each voxel of the node, a nearest voxel
-of another label lies in this grown box: clamping a voxel from outside into the box yields one that is at
-least as near, and also of another label. Coordinates remain those in the chunk, so means and scores are the
-same floating-point numbers, and the rows the same bytes, as if computed from the whole chunk.
+A node's features need only its bounding box, grown by one voxel. The added layer holds other labels only.
+For a voxel of the node and a voxel outside the grown box, the layer has a voxel that is nearer, so distances
+to other labels are the same as in the whole chunk. Coordinates remain those in the chunk, so means and scores
+are the same floating-point numbers, and the rows the same bytes, as if computed from the whole chunk.
 """
 
 from __future__ import annotations

@@ -176,9 +176,10 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
 
 
 def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return the voxels, slowest axis first (copied if they have gaps), and the axes, fastest first.
+    """Return the voxels, slowest axis first, and the axes' indices in ``volume``, fastest first.
 
-    The voxels are always read-only, because numba would compile its functions again for writeable arrays.
+    The voxels are copied only if they are not contiguous in memory. They are always read-only, because numba
+    would compile its functions again for writeable arrays.
     """
     steps = [(extent == 1, abs(step)) for extent, step in zip(volume.shape, volume.strides, strict=True)]
     axes = tuple(sorted(range(3), key=steps.__getitem__))

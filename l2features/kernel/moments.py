@@ -55,8 +55,9 @@ def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndar
 def centred_second(moments: Moments) -> np.ndarray:
     """Return the sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
 
-    The origin is first moved, in exact integers, to the voxel nearest to the mean. The correction that
-    remains is subtracted in floating point. It at most halves a diagonal element, so at most one bit is lost.
+    The origin is first moved, in exact integers, to the voxel nearest to the mean. The rest of the way to the
+    mean is corrected in float64. This subtracts at most half of a diagonal element, so it costs at most one
+    bit of precision.
     """
     size = np.maximum(moments.size, 1)
     centre = (2 * moments.first + size[:, None]) // (2 * size[:, None])

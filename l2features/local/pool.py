@@ -24,7 +24,7 @@ class LocalPool:
         return len(self._idle())
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Compile the code that workers load; reuse idle workers of the previous job, and start others."""
+        """Run the job's ``warm_up``, reuse idle workers of the previous job, and start the missing ones."""
         job.warm_up()
         self.open_worker = job.open_worker
         self.n_workers = min(self.most, len(job.box))
@@ -59,7 +59,7 @@ class LocalPool:
             self.workers[-1].schedule(_open, self.open_worker)
 
     def _outcomes(self, worker: Worker) -> Iterator[AttemptEnd]:
-        """Yield the end of a worker's attempt if it ended. Raises WorkerError if the task had an error."""
+        """Yield an AttemptEnd if a worker died or ended its chunk. Raises WorkerError if its task failed."""
         worker.end_overdue(CHUNK_TIMEOUT_S)
         if worker.future is None or not worker.is_over:
             return

@@ -145,9 +145,10 @@ def cover(graph: Any, ends: Ends, invalidation_nm: float) -> Cover:
 
     The first path of a component connects the component's two ends. Each next path starts at a node that is
     farther than ``invalidation_nm`` from all paths, and leads to the nearest path. Of such nodes, the one
-    farthest from the root comes first; of equally far nodes, the one with the lowest index. MeshParty
-    searches all nodes twice for each path. Here, a new path updates only the nodes to which it is the nearest
-    path, so all paths together take about three times as long as one search.
+    farthest from the root comes first; of equally far nodes, the one with the lowest index.
+
+    For each path, MeshParty searches all nodes twice. Here, the search from a new path visits only the nodes
+    nearer to it than to all earlier paths. All paths together take about three times as long as one search.
 
     Source: Sato et al., TEASAR, Pacific Graphics 2000.
     """

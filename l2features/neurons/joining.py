@@ -30,9 +30,10 @@ def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Ed
 def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
     """Return the shortest edge from each group to another group, shortest first, (groups, 2).
 
-    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, one search finds each
-    vertex's nearest vertex among the groups whose numbers differ in the bit. The numbers of two groups differ
-    in at least one bit, so the nearest of these vertices is the nearest vertex of any other group.
+    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, each vertex searches
+    for its nearest vertex among the groups whose numbers have the other value of the bit. Any other group
+    differs in some bit, so one of these searches includes it. The nearest vertex found in all searches is
+    therefore the nearest vertex of any other group.
     """
     distance, other = np.full(len(group), np.inf), np.zeros(len(group), dtype=np.int64)
     for bit in range(int(group.max()).bit_length()):
@@ -47,6 +48,6 @@ def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
 
 
 def _without_cycles(edges: Edges, group: npt.NDArray[np.int64]) -> Edges:
-    """Return the edges, in order, except those between groups that earlier edges connect (Kruskal)."""
+    """Return the edges, except those between groups that earlier edges have already connected (Kruskal)."""
     trees = DisjointSet(range(int(group.max()) + 1))
     return edges[[trees.merge(one, other) for one, other in group[edges].tolist()]]

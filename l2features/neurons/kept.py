@@ -82,7 +82,8 @@ class Malformed(ValueError):
 class KeptResults:
     """Cached results. ``arrays`` maps a root to its result.
 
-    For a result with more items than `KeptRoots.get` allows, ``longer`` has the number of items, by root.
+    Results with more items than the argument ``most`` of `KeptRoots.get` are not in ``arrays``: ``longer``
+    maps their roots to the number of items.
     """
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)

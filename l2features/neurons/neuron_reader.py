@@ -156,7 +156,8 @@ class NeuronReader:
     ) -> None:
         """Compute the summaries of roots from their L2 ids, and put them into ``out``.
 
-        Calls ``before_keeping``, then caches complete summaries; without ``bases``, caches none.
+        Then calls ``before_keeping``, which waits until the L2 ids are cached, and caches the summaries
+        without missing nodes. If ``bases`` is empty, no summaries are cached.
         """
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
@@ -196,11 +197,11 @@ class NeuronReader:
         self._kept.put_all(results)
 
     def _groups(self, roots: Ids, out: Collected) -> Iterator[tuple[dict[int, Ids], Wait]]:
-        """Yield tuples: the L2 ids of a group of roots, by root; a function.
+        """Yield tuples: the L2 ids of a group of roots, by root; a function that waits until they are cached.
 
-        A group has up to `NODES` nodes, or one root. Its L2 ids are written to the table while the caller
-        works on the group; the function waits for the write. Large roots come last, looked up a few at a
-        time, to limit memory. Roots whose nodes cannot be returned are refused in ``out``.
+        A group has up to `NODES` nodes, or one root. Its L2 ids are cached in a thread while the caller works
+        on the group. To limit memory, large roots come last and are looked up a few at a time. Roots whose
+        nodes cannot be returned are not yielded; ``out`` gets the reason.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):
@@ -253,7 +254,7 @@ class NeuronReader:
         """Return the bytes that `kept_bytes` cached for a root, without reading the root's L2 ids.
 
         Returns None if no bytes are cached, or if rows are being replaced. Always returns None for a data set
-        without a graph, because its segments may get further L2 ids.
+        with the graph ``flat``, because its roots may get more L2 ids when further chunks are ingested.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:

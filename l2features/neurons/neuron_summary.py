@@ -183,7 +183,7 @@ def _bounds(low: np.ndarray, high: np.ndarray, starts: Starts) -> np.ndarray:
 
 
 def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geometry: Geometry) -> np.ndarray:
-    """Return the bounds in nm of the chunks of each root's L2 nodes, (R, 2, 3); ``nodes`` is their mask."""
+    """Return the bounds in nm of the chunks of each root's rows where ``nodes`` (N,) is True, (R, 2, 3)."""
     low, high = np.full((len(rows), 3), np.inf), np.full((len(rows), 3), -np.inf)
     low[nodes] = first = geometry.node_origins(rows.ids[nodes])
     high[nodes] = np.minimum(first + geometry.chunk_size, np.add(geometry.voxel_offset, geometry.voxel_size))

@@ -107,9 +107,9 @@ def place_nodes(
 ) -> tuple[Positions, npt.NDArray[np.bool_]]:
     """Return a tuple: the position of each node in nm, (n, 3); which positions are interpolated, (n,).
 
-    A node without a representative coordinate is placed at the mean of its placed neighbours' positions. As
-    in pcg_skel, this is repeated in rounds, and such a node is moved by 1 nm along z if it has one edge only.
-    Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of their chunk.
+    As in pcg_skel, nodes without a representative coordinate are placed in rounds. Each round places those
+    with placed neighbours: at the mean of these neighbours' positions, plus 1 nm along z if the node has only
+    one edge. Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of their chunk.
     """
     positions, present = served_column(rows, geometry, "rep_coord_nm")
     known = present & (status == Status.READY)

@@ -124,7 +124,7 @@ def _cell_shardings(
 
 
 def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
-    """Return the sum of the lists' sizes in each file, in bytes, (2^shard_bits,)."""
+    """Return the total bytes of the values that each file would store, (2^shard_bits,)."""
     shards = sharding.shards(hashed).astype(np.intp)
     return np.bincount(shards, sizes, 1 << sharding.shard_bits).astype(np.float64, copy=False)
 
@@ -132,8 +132,9 @@ def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
 def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted: int) -> Sharding:
     """Return the first sharding whose files have at most `MOST` times the wanted size.
 
-    If the largest list alone exceeds this limit, its size is added to the limit. If no sharding fits, returns
-    the first whose largest file exceeds the minimum over all shardings by at most 5 %.
+    ``largest`` is the bytes of the largest value of a key. If it exceeds this limit, it is added to the
+    limit. A single file has no limit. If no sharding fits, compares the size of the largest file of each:
+    returns the first sharding for which this size is at most 5 % above the minimum.
     """
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()
@@ -146,7 +147,7 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
 
 
 def _more_bits(largest: float, wanted: int) -> int:
-    """Return how many shard bits may be added to the fewest; ``largest`` is the bytes of the largest list."""
+    """Return the maximum number of bits to add to `_fewest_bits`; the largest value has ``largest`` bytes."""
     return MORE_BITS if largest <= LARGE * wanted else 1
 
 

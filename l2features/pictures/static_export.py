@@ -42,8 +42,9 @@ class OtherExport(VersionError):
 
 @dataclass(frozen=True)
 class WantedExport:
-    """What a user requests. The ``segments`` largest roots are listed or get skeletons.
+    """What a user requests.
 
+    ``segments`` is the number of roots that are listed or get skeletons: the largest roots of the version.
     ``shard_size`` is in bytes.
     """
 

@@ -1,7 +1,7 @@
 """Indexes of static layers: what their keys are, and the bytes of their shards.
 
-An index is a folder of shards. It has annotations by their ids, by their roots or by the cells of a level, or
-skeletons by their roots.
+An index is a folder of shards, which store a value for each key. An index of annotations has node ids, root
+ids or the cells of one level as keys. An index of skeletons has root ids as keys.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ class Index(BaseModel):
 def row_dtype(layer: str) -> np.dtype:
     """Return the dtype of a layer's rows.
 
-    A row has a ``part`` and an ``id``, which is a root's in the layer of skeletons, else a node's. A node's
-    row also has the node's ``root`` and its annotation, ``record``.
+    A row has an ``id`` and a ``part``, the number of a shard among the shards of all indexes. For skeletons,
+    ``id`` is a root id. In other layers, a row is a node: ``id`` is the node's id, ``root`` its root id, and
+    ``record`` its annotation.
     """
     if layer == SKELETONS:
         return np.dtype([("part", "<u4"), ("id", "<u8")])
@@ -105,9 +106,9 @@ def parts_of(indexes: Sequence[Index]) -> list[int]:
 def divided(
     rows: np.ndarray, layer: str, indexes: Sequence[Index], geometry: Geometry
 ) -> npt.NDArray[np.void]:
-    """Return a layer's rows with ``part`` set, sorted by part.
+    """Return a layer's rows with ``part`` set, sorted by part. A part is one shard of one index.
 
-    A row occurs once for each index that needs it.
+    A row is repeated, once for each index that contains it.
     """
     firsts = parts_of(indexes)
     own = [(index, first) for index, first in zip(indexes, firsts[:-1], strict=True) if index.layer == layer]

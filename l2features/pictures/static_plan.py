@@ -174,10 +174,10 @@ class _Sizes:
     def related(
         self, rows: np.ndarray, roots: Iterable[tuple[Ids, np.ndarray]], count: int, nodes: float
     ) -> Index:
-        """Return the index by root; ``rows`` are a sample.
+        """Return the index by root; ``rows`` are a sample of nodes, which gives the bytes of a node.
 
-        ``roots`` yields tuples: ids of roots; the expected number of nodes of each. There are ``count`` roots
-        with ``nodes`` nodes in all.
+        ``roots`` yields tuples: ids of roots; the expected number of nodes of each. In all, there are
+        ``count`` roots and ``nodes`` nodes.
         """
         index = Index(
             layer=self.layer,
@@ -193,8 +193,9 @@ class _Sizes:
     def cells(self, key: str, level: Level, rows: np.ndarray, counts: Counts, share: float) -> Index:
         """Return the index of a level's cells, in files near the wanted size.
 
-        Sizes are estimated: ``counts`` (x, y, z) is the number of nodes of each chunk, ``share`` the part of
-        these that the level has, and ``rows`` a sample of nodes, which gives the bytes of a node.
+        Sizes are estimated. ``counts`` (x, y, z) is the number of nodes of each chunk. ``share`` is the
+        fraction of these nodes that are in the level. ``rows`` are a sample of nodes, which gives the bytes
+        of a node.
         """
         index = Index(
             layer=self.layer,
@@ -216,7 +217,7 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
     def _node_bytes(self, index: Index, rows: np.ndarray) -> float:
-        """Return the average bytes of a node in a shard of these rows; if no rows, its uncompressed size."""
+        """Return the average bytes of a node in a shard of these rows; without rows, uncompressed bytes."""
         if not len(rows):
             return row_dtype(self.layer)["record"].itemsize + rows["id"].itemsize
         sharding = index.sharding._replace(minishard_bits=minishard_bits(len(rows)))

@@ -51,7 +51,7 @@ class View(NamedTuple):
     def state(self) -> Any:
         """The `neuroglancer.ViewerState`. Raises ConfigError if the library is not installed.
 
-        If the view has ``roots``, or ``properties`` that list roots, only nodes of selected roots are drawn.
+        If the view has ``roots`` or ``properties``, only nodes of selected roots are drawn.
         """
         with naming_extras():
             import neuroglancer

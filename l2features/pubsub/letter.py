@@ -53,7 +53,7 @@ class DeadLetter:
     """A refused message as it was received, the reasons, and the number and time of attempts.
 
     ``time`` is when the last attempt ended. A letter from a topic may lack its payload, whose size and digest
-    are then in ``left_out``. It may also lack ids; ``more_ids`` is the number of these.
+    are then in ``left_out``. It may also lack some ids; ``more_ids`` is the number of missing ids.
     """
 
     data: bytes

@@ -271,7 +271,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
         """Check that the store can be reached and has the table."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """Return sums over all records; see `ChunkTotals`. A store that can compute sums overrides this."""
+        """Return sums over all records; see `ChunkTotals`. Stores may override this with a faster method."""
         return totals_of(self.chunk_records(), window, most_failed)
 
     def structure(self) -> Structure:
@@ -313,15 +313,15 @@ def check_note_name(name: str) -> None:
 
 
 def store_form(url: str) -> str | None:
-    """Return the form in `STORES` that a store's URL matches; None if it matches no form."""
+    """Return the key in `STORES` of the kind of store at ``url``; None if no kind has such URLs."""
     return next((form for form, kind in STORES.items() if kind.urls.fullmatch(url)), None)
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """Open the table ``name`` of the store at ``url``, without I/O. The table need not exist yet.
 
-    ``url`` has a form in `STORES`. A call of the store fails after ``deadline_s`` seconds. Raises ConfigError
-    for a malformed URL or name.
+    The keys of `STORES` show the forms of ``url``. A call of the store fails after ``deadline_s`` seconds.
+    Raises ConfigError for a malformed URL or name.
     """
     if not TABLE_NAME.fullmatch(name):
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
@@ -334,7 +334,7 @@ def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
 
 
 def register_store(form: str, pattern: str, place: str) -> None:
-    """Register a kind of store, for data sets files and `open_store`.
+    """Register a kind of store: data sets files and `open_store` then accept its URLs.
 
         register_store("memory://name", r"memory://[a-z]+", "my_stores:MemoryStore")
 

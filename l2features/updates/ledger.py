@@ -119,7 +119,7 @@ def member_of(plain: Plain) -> Member:
 
 
 def plain_entry(entry: Entry) -> Plain:
-    """Return an entry as a plain value; `entry_of` is the inverse."""
+    """Return an `OpenMessage` or a `Report` as a tuple of built-in types; `entry_of` is the inverse."""
     outcomes = tuple(map(_plain_outcome, entry.outcomes))
     if isinstance(entry, Report):
         return _REPORT, entry.part, outcomes

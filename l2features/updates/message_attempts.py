@@ -1,8 +1,8 @@
 """Attempts at messages, counted in the store before they begin, to find messages that kill their process.
 
-A Beam runner repeats work that its workers do not finish, so only the count tells that an attempt never
-ended. A message with too many such attempts is computed alone. After too many such attempts alone, the
-message is given up.
+A Beam runner repeats work whose process died, and does not tell how often. So an attempt is counted before
+it begins, and the count is cleared when it ends. A message with too many counted attempts is computed alone.
+After too many counted attempts alone, the message is given up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Attempts:
     def begin(self) -> tuple[list[Member], list[Member]]:
         """Count an attempt at each member.
 
-        Returns a tuple: the members to compute together; the members to compute alone. Raises StoreError.
+        Returns a tuple: the members to compute together; the members with more than `ATTEMPTS` attempts, to
+        compute alone. Raises StoreError.
         """
         works = [*self.works, *(_ALONE + work for work in self.works if len(self.works) == 1)]
         self._counts = dict(zip(works, self.store.count_attempts(self.chunk_id, works), strict=True))

@@ -1,6 +1,7 @@
 """Records the freshness of tables, in a note of each table, while a process applies messages.
 
-A process has one `Recorder`, and a `Flusher` that writes the recorder's figures in a thread::
+A process has one `Recorder`, which collects figures: message counts, lag, backlog, and newest operation. A
+`Flusher` writes the figures in a thread::
 
     recorder = open_recorder(update.datasets)
     flusher = Flusher(recorder)
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class _Figures:
-    """The figures of one process for one data set."""
+    """Message count, lags and newest operation of one process for one data set."""
 
     def __init__(self) -> None:
         self.operation: tuple[float, int] | None = None
@@ -90,7 +91,7 @@ class _Figures:
 
 
 class Recorder:
-    """The figures of this process, by data set.
+    """Collects this process's message counts, lags and backlog, and writes them to the tables' notes.
 
     Args:
         datasets: data sets whose tables get a record of this process even before the first message.
@@ -145,8 +146,9 @@ class Recorder:
     def flush(self, now: float | None = None, final: bool = False) -> None:
         """Write the figures that are due; with ``final``, all figures. Errors are logged.
 
-        A call starts no write after `FLUSH_S` seconds. While another call writes, a call returns at once; a
-        final call waits.
+        Changed figures are due `WRITE_S` seconds after the last attempt to write them, others `ALIVE_S`. After
+        `FLUSH_S` seconds, a call starts no further write. If another call is writing, this call returns at
+        once; with ``final``, it waits.
         """
         if not self._flushing.acquire(blocking=final):
             return
@@ -203,9 +205,9 @@ class Recorder:
             raise
 
     def _updates(self, figures: _Figures, kept: Updates | None, now: float) -> Updates:
-        """Return the note to write: this process's figures, and records of other updaters in ``kept``.
+        """Return the note to write: this process's record, and those of other updaters.
 
-        Records that are older than `FORGOTTEN` are left out.
+        ``kept`` is the note in the table. Its records that are older than `FORGOTTEN` are left out.
         """
         time_ = _time(now)
         others = kept.updaters if kept else []

@@ -1,7 +1,8 @@
 """The updater: decodes messages, divides them into parts by chunk, computes and writes the rows.
 
-The nodes of a chunk are computed together, even if several messages name them. A message's verdict follows
-from the outcomes of its ids. A row depends only on its id, so messages may be repeated and in any order.
+The nodes of a chunk are computed together, even if several messages name them. The outcomes of its ids decide
+whether a message is done, is retried, or becomes a dead letter. A row depends only on its id, so messages may
+be repeated and in any order.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ class Updater(OpenDatasets):
         yield from results
 
     def _repeats(self, error: Exception, members: Sequence[Member]) -> bool:
-        """Return whether an error is transient, and the newest message younger than `Update.repeat_s`."""
+        """Return whether an error is transient, and the newest message is younger than `Update.repeat_s`."""
         newest = max(member.published for member in members)
         return is_transient(error) and time.time() < newest + self.update.repeat_s
 

@@ -50,7 +50,7 @@ class VersionSummary(BaseModel):
 
 
 class _Entry(NamedTuple):
-    """The reader of a version; its manifest's digest, size in memory, and time of reading."""
+    """A version's reader; its manifest's digest; the manifest's estimated bytes in memory; when it was read."""
 
     reader: VersionReader
     digest: bytes

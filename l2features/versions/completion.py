@@ -45,8 +45,8 @@ def alone(run: Materialization) -> Iterator[None]:
 def finished_before(run: Materialization) -> Manifest | None:
     """Return the manifest that an interrupted run of the job wrote; None if the version has no manifest.
 
-    Completes the version by `_close`. Raises OtherJob if no `leftovers` remain, because another job finished
-    the version.
+    If `leftovers` remain, finishes the version by `_close`. If none remain, another job has finished the
+    version: raises OtherJob.
     """
     folder, number = run.folder, run.plan.number
     if not folder.exists(manifest_path(number)):
@@ -95,7 +95,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
 
 
 def _close(run: Materialization, manifest: Manifest) -> None:
-    """Commit to Delta, if wanted; then remove `leftovers`. While any remain, a rerun repeats both."""
+    """Commit to Delta, if wanted; then remove `leftovers`. A rerun repeats both while leftovers remain."""
     if run.delta:
         commit_version(run.folder, manifest)
     clean(run.folder, manifest)

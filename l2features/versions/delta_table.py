@@ -1,8 +1,8 @@
 """A Delta Lake table over the files of fresh versions, which have no base.
 
-The table is in the folder of all versions. A commit lists a version's ``by_root`` files instead of those of
-the previous commit. It writes and deletes no data. So readers see the last committed version, and can reach
-older versions by Delta's time travel.
+The table is in the folder of all versions. Each commit replaces the table's list of files by the ``by_root``
+files of one version. Readers see the version that was committed last. A commit writes and deletes no data
+files, so Delta's time travel can reach versions that were committed earlier.
 """
 
 from __future__ import annotations

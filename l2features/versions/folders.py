@@ -111,7 +111,7 @@ class Folder:
             raise VersionError(str(error)) from error
 
     def read_record(self, path: str, model: type[Model]) -> Model | None:
-        """Return the record in a job's file; None if the file does not exist or is malformed."""
+        """Parse a JSON file that a job wrote; None if the file does not exist or is malformed."""
         content = self.read(path)
         try:
             return None if content is None else model.model_validate_json(content)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Spill:
     """A folder that stores the rows of each unit twice: sorted by root and node, and sorted by node.
 
-    So a partition's rows can be read without reading other rows. A unit is the part of the work that a worker
-    does at a time: a block of chunks, or some roots.
+    A partition is a range of roots or of nodes, so its rows of a unit are adjacent in one of the two orders.
+    A unit is the part of the work that a worker does at a time: a block of chunks, or some roots.
     """
 
     path: Path

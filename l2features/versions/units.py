@@ -116,7 +116,7 @@ class UnitSource:
         return rows
 
     def _check_ingested(self, box: ChunkBox) -> None:
-        """Raise StoreError if a chunk was not ingested. Only for data sets without a graph."""
+        """Raise StoreError if a chunk was not ingested. Called only for data sets without a graph."""
         chunk_ids = self.geometry.layout.chunk_id_array(list(box.in_order()))
         for chunk_id in chunk_ids[self.store.chunk_states(chunk_ids) != DONE].tolist():
             if self.store.segments(chunk_id) is None:

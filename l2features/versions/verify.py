@@ -54,7 +54,7 @@ class Findings:
 
 
 class Counts(NamedTuple):
-    """Counts of a layout's rows that belong to the version, and one checksum of their roots and nodes."""
+    """Counts of a version's rows in one layout, and a checksum of the root and node ids of these rows."""
 
     rows: int = 0
     missing: int = 0
@@ -67,10 +67,10 @@ class Counts(NamedTuple):
 
 
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
-    """Hash every file of a version and count its rows, also files that are included from older versions.
+    """Check every file of a version, including those from older versions, and count the version's rows.
 
-    Problems are added to ``found``. ``progress`` receives the number of bytes of each read. Memory does not
-    grow with the version's size.
+    Rows are counted only if no file has a problem. Problems are added to ``found``. ``progress`` receives the
+    number of bytes of each read. Memory does not grow with the version's size.
     """
     intact = True
     for layer in reader.manifest.layers:
@@ -170,7 +170,7 @@ def _counts(reader: VersionReader, layout: Layout) -> Counts:
 def _check_unique(
     reader: VersionReader, layout: Layout, columns: list[str], found: Findings
 ) -> tuple[int, int]:
-    """Find keys that occur twice; return a tuple: the number of rows; the sum of the second column."""
+    """Find ids that occur twice in ``columns[0]``; return a tuple: number of rows; sum of ``columns[1]``."""
     rows, total = 0, 0
     for part in merged(reader, layout, columns):
         keys = part[:, 0]
@@ -183,7 +183,7 @@ def _check_unique(
 def _count_roots(reader: VersionReader) -> int:
     """Return the number of distinct roots of the version's nodes.
 
-    Within a layer of the version's files, roots are sorted. No root occurs in two layers.
+    Each layer is counted alone: its rows are sorted by root, and no root occurs in two layers.
     """
     count = 0
     for layer in range(len(reader.manifest.layers)):

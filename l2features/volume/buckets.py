@@ -88,7 +88,7 @@ def _google_client(bucket: str) -> Any:
 
 
 class S3Storage(Storage):
-    """A folder in a bucket of S3, or of another server with its protocol."""
+    """A folder in a bucket of Amazon S3, or of another server with the S3 protocol."""
 
     def __init__(self, bucket: str, folder: str, endpoint: str | None, service: str) -> None:
         super().__init__()

@@ -98,10 +98,10 @@ def _check_offsets(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
 
 @compiled
 def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, lengths: np.ndarray) -> int:
-    """Set flags for the voxels and tables of blocks; return the index of a problem, or 0.
+    """Flag all words of voxels and the first word of each table; return the index of a problem, or 0.
 
-    ``lengths`` receives the number of words of a block's voxels, at their first word. Blocks may share voxels
-    or tables.
+    The number of words that a block's voxels take is written to ``lengths``, at the index of the first of
+    these words. Blocks may share voxels or tables.
     """
     for block in range(n_blocks):
         start, length = np.int64(words[2 * block + 1]), _length(words, block, voxels)
@@ -148,9 +148,9 @@ def _length(words: Words, block: int, voxels: int) -> Any:
 def _exceed(words: Words, start: Any, length: Any, bits: Any, limit: Any) -> bool:
     """Return whether any number packed into a block's words is ``limit`` or more.
 
-    Numbers at even places and numbers at odd places are tested separately, so that each has a gap of its own
-    width above it. A constant is added to each number; the sum carries into the gap only if the number
-    reaches the limit.
+    Each number has ``bits`` bits. Numbers at even places and numbers at odd places are tested separately: the
+    others are set to 0, which leaves ``bits`` zero bits above each tested number. A constant is added to each
+    tested number. The sum carries into the zero bits only if the number is ``limit`` or more.
     """
     width = np.uint64(bits)
     one = np.uint64(1)

@@ -39,10 +39,10 @@ class LayerRuns:
         self._blocks[..., 0] = -1
 
     def _along(self, axis: int, start: int, stop: int, n: int) -> tuple[int, Places]:
-        """Return a tuple for the box along an axis: first block; block and position of each voxel, (n, 2).
+        """Return a tuple for an axis: the box's first block; each voxel's block and position in it, (n, 2).
 
-        Blocks are those of compressed_segmentation. A voxel's block is 1 for the box's first block, 2 for the
-        next, ..., and 0 for background. Its position is in the block.
+        Blocks are those of compressed_segmentation. The first block is counted from 0 at the grid's start. A
+        voxel's block is numbered within the box, from 1 for the box's first block; 0 is background.
         """
         offset, size, step = (values[axis] for values in self.grid)
         voxels = np.arange(start - offset, start - offset + n)

@@ -226,7 +226,7 @@ def test_thick_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPa
 
 
 def test_giant_labels_at_a_resolution_with_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check a label so large that the 32-bit attempt fails."""
+    """Check a label with many squared distances beyond 32 bits: only the 64-bit attempt succeeds."""
     resolution = (160.5, 160.5, 400.3)
     volume = np.ones((118, 149, 60), np.uint8)
     volume[50, 60, 30] = 2

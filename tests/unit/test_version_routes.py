@@ -34,7 +34,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, **settings: Any) -> FlaskClient:
-    """Return a client of the API over a small table whose entry may name a folder of versions."""
+    """Return a client of an API with one data set; ``url`` is the data set's folder of versions, if any."""
     config = small_table(folder)
     entries = yaml.safe_load(config.read_text())
     if url:

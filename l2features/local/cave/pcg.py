@@ -170,7 +170,7 @@ class Pcg:
         return {"old_roots": np.concatenate([as_ids([]), *old]), "new_roots": new}
 
     def oldest(self) -> datetime:
-        """Return the oldest time that can be read. Raises NotFound if the graph was never edited."""
+        """Return the time 0.5 s before the graph's first operation. Raises NotFound if there is none."""
         first = self.graph.first_operation()
         if first is None:
             raise NotFound("the graph has no operations, so it has no oldest timestamp")

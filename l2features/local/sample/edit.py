@@ -122,7 +122,7 @@ class SampleEditor:
         now: datetime,
         edges: Mapping[str, tuple[tuple[int, int]]],
     ) -> Edit:
-        """Return the edit: cells of the ``new`` nodes, of their edges, of the nodes above, and of roots."""
+        """Return an edit that retires roots ``old``: cells of L2 nodes ``new``, their edges and ancestors."""
         ms = milliseconds(now)
         nodes = dict(sorted({**objects.nodes, **new}.items()))
         ends = nodes_of(nodes, objects.edges.ravel()).reshape(-1, 2)

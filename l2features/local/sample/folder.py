@@ -47,9 +47,10 @@ def check_config(directory: Path, sample: Sample) -> None:
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raise ConfigError as `check_config` does, and for other files unless `l2features up` made the folder.
+    """Raise ConfigError as `check_config` does, or if a directory has files that are not this sample's.
 
-    A segmentation counts as this sample's, even if incomplete, if its info is ``info``.
+    A directory made by `l2features up` may have any other files. A segmentation is this sample's, even if
+    incomplete, if its info is ``info``.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()
@@ -66,7 +67,7 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
     """Return the error message for a folder with unexpected files, ``names``.
 
-    ``expected`` describes the only folder that may have files.
+    The message asks for a new or empty folder, or one of the kind that ``expected`` describes.
     """
     found = ", ".join(sorted(names)[:3])
     return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"

@@ -175,5 +175,5 @@ def _instance(name: bytes, arguments: tuple[object, ...]) -> bytes:
 
 
 def _pickled(value: object) -> bytes:
-    """Return a value's pickle without its frame."""
+    """Return a value's pickle without the protocol opcode at its start and the STOP opcode at its end."""
     return pickle.dumps(value, protocol=2)[2:-1]

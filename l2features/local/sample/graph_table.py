@@ -39,7 +39,7 @@ _MOST_IDS = 1 << 30
 
 
 class SampleTable:
-    """A graph's table (``bigtable://project/instance/table``). All its methods raise GraphError."""
+    """A graph's table, ``bigtable://project/instance/table``. Methods raise GraphError if a request fails."""
 
     def __init__(self, url: str) -> None:
         from ...store.bigtable.calls import open_table

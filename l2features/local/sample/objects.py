@@ -31,8 +31,8 @@ class Objects:
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
     """Divide a node's supervoxels into the groups that are connected through the object's other nodes.
 
-    Larger groups come first. The size of a group is the number of its supervoxels and of the other nodes
-    that are connected with them.
+    Larger groups come first. The size of a group is the number of its supervoxels plus the number of other
+    nodes connected to them.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.

@@ -154,7 +154,8 @@ class BigtableStore(Store):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """See `ChunkLog.put_chunk`.
 
-        The index is written before the record, so an interrupted call can be repeated.
+        The segment index is written before the record. If the call is interrupted, the record still has the
+        earlier segments, so a repeated call removes them from the index.
         """
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))

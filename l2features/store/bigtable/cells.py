@@ -236,8 +236,8 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of these attributes in rows of nodes.
 
-    If all attributes are named, the filter names no family: a named family makes reads in Bigtable's emulator
-    take a seventh longer. Rows of nodes have a single family, and the decoder would skip others.
+    For all attributes, the filter has no column family: with one, reads from Bigtable's emulator take a
+    seventh longer. The result is the same, because the decoder skips cells of other families.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 

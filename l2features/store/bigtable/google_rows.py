@@ -33,7 +33,7 @@ class GoogleRead(Generic[P]):
     row_filter: RowFilter
 
     def run(self) -> list[P]:
-        """Return the rows, as a list of one part.
+        """Send the request; return a list with one item, which holds all rows.
 
         Raises BadAnswer for a cell of the wrong length, and GoogleAPIError if the request fails.
         """
@@ -110,7 +110,7 @@ def _first_cells(row: Row, columns: Columns) -> Iterator[tuple[int, Any]]:
 def _with_ids(
     rows: Sequence[Row], prefix: bytes
 ) -> tuple[list[tuple[int, Row]], tuple[int, bytes, bytes | None, bool]]:
-    """Return a tuple: pairs (id, row) of the rows whose key has an id; the values of `Part`'s fields."""
+    """Return a tuple: pairs (id, row) of the rows whose key has an id; the fields of a `Part`, in order."""
     known, unexpected = list[tuple[int, Row]](), None
     for row in rows:
         try:

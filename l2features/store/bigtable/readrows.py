@@ -40,7 +40,8 @@ class Table(NamedTuple):
     """The columns to decode (`row_arrays.Columns`), as arrays for compiled code.
 
     Attributes:
-        places: (columns, 4) offset and size in a record, whether the column is optional, length of its name.
+        places: (columns, 4) offset and size in bytes in the dtype ``Columns.record``; whether the column is
+            optional (0 or 1); length of its name.
         letters: (columns, length) the names, padded with zeros.
         marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
     """
@@ -128,7 +129,10 @@ def start_place(c: Any, s: Any) -> None:
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
-    """Start a cell; set ``s.column``, to `ABSENT` for an unknown column or an older version of a cell."""
+    """Start a cell; set ``s.column`` to the index of its column.
+
+    The index is `ABSENT` for an unknown column, and for an older version of a cell.
+    """
     if s.key == ABSENT:
         s.bad, s.newest = ABSENT, 0
         seen[:] = False

@@ -25,9 +25,10 @@ _NUMBERS, _REST = ("format", "nodes", "orphans"), ("reason", "files", "saturated
 
 
 class _Sums(NamedTuple):
-    """The number of nodes of each done chunk, the sum of orphans, and pairs (record, number of chunks).
+    """Numbers from the records of done chunks: the nodes of each chunk, and the total of orphans.
 
-    All chunks of a pair have the same counts of files and of saturated nodes: those in the pair's record.
+    A pair (record, n) in ``alike`` means that n chunks have the record's counts of files and of saturated
+    nodes. The record's other numbers are 0.
     """
 
     nodes: list[int]
@@ -65,7 +66,7 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
-    """Return the sums over the texts of done chunks; None if a text differs from what this version writes."""
+    """Return the sums over done chunks; None if a record's text is not in the form that this version writes."""
     parts = [text.partition(_REASON) for text in texts]
     try:
         numbers = orjson.loads(b"[%b]" % b",".join([begin + b"}" for begin, _, _ in parts]))
@@ -83,7 +84,7 @@ def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
 
 
 def _record(end: bytes, where: str) -> ChunkRecord:
-    """Return the record whose text after ``"reason":`` is ``end``, but with 0 nodes and 0 orphans.
+    """Parse ``end``, the text of a done chunk's record after ``"reason":``; set nodes and orphans to 0.
 
     Raises ValueError or StoreError for text that this version does not write.
     """

@@ -35,7 +35,7 @@ def keys_of(prefix: bytes, ids: Ids) -> list[bytes]:
 
 
 def root_entries(cells: Mapping[int, Mapping[str, bytes]], most: int) -> Iterator[list[CellEntry]]:
-    """Yield the mutations that write roots' cells, in batches of at most ``most``.
+    """Yield the mutations that write roots' cells, in batches of up to ``most`` mutations and `WRITE_BYTES`.
 
     Raises ValueError for a malformed name, and for a value that is too large.
     """
