@@ -55,8 +55,8 @@ def prepare_fork(app: Any) -> None:
 def spare_known_objects() -> None:
     """Exclude all current objects from later garbage collections.
 
-    A collection of all modules' objects would delay a request by 0.1 s. It would also write to memory that
-    the processes share, and so copy this memory.
+    The garbage collector would need 0.1 s for these objects, which would delay a request. It would also write
+    to the memory that the processes share since the fork; each process would then get a copy of this memory.
     """
     gc.collect()
     gc.freeze()
@@ -96,7 +96,7 @@ def in_flight() -> Any:
 
 
 def end_at_once_on_ctrl_c(worker: Any) -> None:
-    """Make Ctrl-C publish queued ids and end a worker, whatever requests run and whatever locks are held.
+    """Make Ctrl-C publish the queued missing ids and end the worker, without waiting for running requests.
 
     The worker ignores SIGINT. gunicorn's master, which Ctrl-C also reaches, then sends SIGQUIT to the worker.
     """

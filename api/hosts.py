@@ -13,7 +13,7 @@ from .observe import is_probe
 def here() -> str:
     """Return the URL of this server in the current request, such as https://host.
 
-    The scheme is https if the header of a trusted proxy says so.
+    The scheme is https if a trusted proxy (``FORWARDED_ALLOW_IPS``) sent ``X-Forwarded-Proto: https``.
     """
     return request.host_url.rstrip("/")
 

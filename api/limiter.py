@@ -1,4 +1,4 @@
-"""Concurrency limits of a process: for all requests, for requests of one data set, and for their ids."""
+"""Concurrency limits of a process: for all requests, for one data set's requests, and for ids in requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHARE = 75
 class Limiter:
     """Limits requests and ids that are in flight.
 
-    At most ``max_requests`` requests run at a time. At most ``share`` of them are for one data set, which
-    leaves room for others if one store hangs. Running and waiting requests together are limited to
-    ``1 + queued`` times these numbers. All requests together have at most ``max_ids`` ids, except for a
-    single request that has more ids: it runs alone.
+    At most ``max_requests`` requests run at a time, and at most ``share`` requests for one data set. If a
+    data set's store hangs, other data sets can thus still be read. A request may wait if running and waiting
+    requests together are within ``1 + queued`` times both limits. All requests together have at most
+    ``max_ids`` ids, except for a single request that has more ids: it runs alone.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Limiter:
             self._waiting[dataset] -= 1
 
     def _has_permit(self, requests: Counter[str], dataset: str, times: int = 1) -> bool:
-        """Return whether one more request is within ``times`` the limits."""
+        """Return whether ``requests`` are below both limits, each multiplied by ``times``."""
         return requests.total() < times * self.max_requests and requests[dataset] < times * self.share
 
     @contextmanager

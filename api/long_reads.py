@@ -46,7 +46,7 @@ class LongRead:
 class LongReads:
     """Limits concurrent long reads. A request waits up to ``queue_timeout_s`` for its permit.
 
-    Its read ends, or is given up, ``root_timeout_s`` after the request's start.
+    The deadline of a read is ``root_timeout_s`` after its request's start; see `LongRead.run`.
 
     For each read that may run, ``queued`` further reads may wait.
     """
@@ -57,7 +57,7 @@ class LongReads:
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[LongRead]:
-        """Hold a permit until both the block and its read have ended.
+        """Hold a permit during the block, and after it until a read that missed its deadline has ended.
 
         Raises ApiError 429 as `Limiter.request` does.
         """

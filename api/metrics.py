@@ -65,7 +65,7 @@ BACKLOG = _newest(
 
 
 def show_updates(dataset: str, updates: Updates | None) -> None:
-    """Set a data set's gauges from its table's note on updates, if the note names an updater."""
+    """Set a data set's gauges of heartbeat, backlog and newest message, if ``updates`` has an updater."""
     if updates is None or not updates.updaters:
         return
     seen = max(updater.time for updater in updates.updaters)

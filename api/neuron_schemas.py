@@ -249,7 +249,7 @@ def _of_path(
     forms: Sequence[str] = FORMS,
     too_many: dict[str, Any] = TOO_MANY_NODES,
 ) -> dict[int, dict[str, Any]]:
-    """Return the responses to a read without ids in its body, for the OpenAPI document."""
+    """Return the responses of a route whose requests have no body, for the OpenAPI document."""
     examples = {413: too_many, 422: INVALID_PARAMETER}
     return read_responses(what, schema, example, forms, (404, 406, 413, 422, 429, 503), examples)
 

@@ -69,7 +69,7 @@ def register_pictures(app: OpenAPI, service: AppResources) -> None:
 
 
 def queued(settings: Settings) -> int:
-    """Return how many requests may wait per running request, so that all take at most half of the threads."""
+    """Return how many requests may wait per running one: `QUEUED`, or fewer to keep half the threads free."""
     return max(0, min(QUEUED, settings.threads // (2 * settings.max_root_requests) - 1))
 
 
@@ -202,9 +202,9 @@ def _answer(
     changes: str = NOT_KEPT,
     kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return the response with the stored picture that ``kept`` returns, or else with a picture by ``read``.
+    """Return a response with the stored picture from ``kept``, if any, or else the picture from ``read``.
 
-    ``changes`` is the Cache-Control of a picture unless `Picture.lasting` is true.
+    ``changes`` is the header Cache-Control of pictures for which `Picture.lasting` is false.
     """
 
     def found(picture: Picture) -> RootAnswer:

@@ -67,8 +67,8 @@ def parse(
     args, rest = parser.parse_known_args(argv)
     if waiting(args) is False and not is_dataflow(args.runner):
         parser.error(
-            f"--detach, --wait=false: a job on runner {args.runner} ends with this command; "
-            "expected --runner=DataflowRunner"
+            "--detach, --wait=false: expected --runner=DataflowRunner; "
+            f"a job on runner {args.runner} cannot outlive this command"
         )
     check_options(parser, args)
     flags = beam_flags(parser, rest)

@@ -61,9 +61,10 @@ def update_job_name(subscriptions: Sequence[str]) -> str:
 
 
 def _job_name(job: str, shown: str, same: str) -> str:
-    """Return the flag for a job's name, which ends with a digest of ``same``.
+    """Return the flag for a job's name: ``job``, ``shown`` (cut if it is long), and a digest of ``same``.
 
-    Dataflow runs one job per name, so the digest must tell tables with similar names apart.
+    Dataflow runs one job per name at a time. ``same`` identifies the table or the subscriptions completely,
+    so its digest differs between jobs whose ``shown`` is alike.
     """
     digest = hashlib.sha256(same.encode()).hexdigest()[:8]
     begin = f"l2features-{job}-{_NOT_IN_NAMES.sub('-', shown.lower()).strip('-')}"

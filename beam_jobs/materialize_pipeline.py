@@ -26,7 +26,7 @@ ELEMENT_ROWS = 10_000
 
 
 def unit_shards(run: Materialization) -> Iterator[tuple[int, int]]:
-    """Yield ranges (first, end) of the numbers of a version's units; ``end`` is excluded."""
+    """Yield ranges (first, end excluded) of unit numbers; a unit is a block of chunks, or some roots."""
     yield from shards(ChunkBox((0, 0, 0), (run.plan.units, 1, 1)))
 
 

@@ -37,8 +37,8 @@ def beam_parser() -> argparse.ArgumentParser:
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
     """Return the flags of a parser that set a boolean option, each with its `Switch`.
 
-    Some flags store True or False, and some have a ``--no-`` spelling. Others store their value as text,
-    and Beam takes the text ``false`` for true (``--dry_run=false``).
+    Some flags take no value, and some of these have a ``--no-`` spelling. The other flags need a value, which
+    Beam stores as text. Beam takes any such text for true, even ``--dry_run=false``.
     """
     found = {}
     for action in actions(parser):

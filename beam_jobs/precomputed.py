@@ -126,7 +126,7 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"shard {part} of the export: file is missing; run the command again")
+        raise VersionError(f"shard {part} of the export is missing or incomplete; run the command again")
     return written
 
 

@@ -6,7 +6,7 @@ parser; the rest is in `FIELDS`. An option that is neither in `FIELDS` nor in `L
 example, after an option changed:
   python -m beam_jobs.templates
 
-example, a template for a bucket (templates that gcloud builds are not marked as streaming):
+example, a template for a bucket (gcloud can build it too, but does not mark it as streaming):
   python -m beam_jobs.templates --spec update --image IMAGE >update.json &&
       gcloud storage cp update.json gs://bucket/update.json
 """

@@ -21,13 +21,13 @@ from .counters import count, measure
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Count, by attribute, the nodes whose value is the dtype's maximum; measure the time of each step."""
+    """Count the saturated nodes of each attribute (dtype's maximum); record the milliseconds of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
 class RunFn(beam.DoFn):
-    """Base of DoFns: holds the run from the launcher. A subclass sets ``opened``; teardown closes it."""
+    """Base of DoFns that receive a run's settings. Teardown closes ``opened``, which a subclass may set."""
 
     opened: Any = None
 
@@ -58,7 +58,7 @@ class WriteGroups(beam.PTransform):
 
 
 class _PendingFn(StoreFn):
-    """Yields the chunks to compute of each shard, which is a range of positions in the run's box."""
+    """Yields the chunks of a shard that must be computed; a shard is a range of the run's chunks."""
 
     def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
         chunks = self.run.pending(self.store, *shard)
@@ -71,8 +71,8 @@ class _PendingFn(StoreFn):
 class EnumerateChunks(beam.PTransform):
     """Enumerate the chunks of a run on the workers, in random order.
 
-    ``pending`` returns, for each shard, the chunks to process. A shard is a range of positions in the run's
-    box.
+    A shard is a range of the run's chunks: positions (first, end) in ``run.box``, without ``end``. The
+    transform ``pending`` receives shards, and returns those of their chunks that must be processed.
     """
 
     run: ChunkRun

@@ -1,7 +1,8 @@
 """PTransforms that group the elements of an unbounded stream by key.
 
-There are no windows, so no element is late. Timers are event-time timers: they follow the watermark, so a job
-drains without waiting for timers. A timer that fires sets no other timer.
+All elements are in the global window, so none is late. Timers fire when the watermark passes their time.
+Draining a job moves its watermark to the end of time, so all timers fire at once. A timer that fires sets no
+other timer.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class _CollectFn(beam.DoFn):
         tally.clear()
         if known.settled or known.expected is None:
             return []
-        logger.error("message %s: some parts reported no result: they count as permanent errors", key)
+        logger.error("message %s: results of some chunks were lost: the message becomes a dead letter", key)
         return [(key, [*reported, *map(plain_entry, unreported(map(entry_of, reported)))])]
 
 
@@ -149,9 +150,9 @@ class _CollectFn(beam.DoFn):
 class CollectByMessage(beam.PTransform):
     """Collect (key, `Entry`) to (key, all entries of the message), once no entry is missing.
 
-    An entry is an `OpenMessage` or a `Report`, as a plain value. The watermark waits until a message's parts
-    are processed. So a report that is missing when the watermark has moved on by `LONG_S` is lost, and the
-    ids of its part are refused.
+    An entry is an `OpenMessage` or a `Report` on one part of the message, as a plain value. If a report is
+    still missing when the watermark has moved on by `LONG_S`, the ids of its part are refused. The report is
+    lost by then, since a part that is still being processed would stop the watermark.
     """
 
     def expand(self, entries: Any) -> Any:

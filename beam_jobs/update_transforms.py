@@ -118,7 +118,7 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 class GroupInStream(beam.PTransform):
     """Group pairs (`DatasetChunk`, `Member`) to batches (`DatasetChunk`, list of `Member`), as plain tuples.
 
-    After a reshuffle, the runner retries each batch alone, without the step that collects batches.
+    The batches are reshuffled: if one fails later, the runner retries it alone and repeats no batching.
     """
 
     def expand(self, parts: Any) -> Any:

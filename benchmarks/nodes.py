@@ -85,7 +85,7 @@ def load_chunk(shared: Path) -> EmChunk:
 
 
 def measure(chunk: EmChunk, batch: int, repeats: int) -> Measured:
-    """Print times and ratios of single nodes and of a batch of ``batch`` nodes; return the comparison."""
+    """Print our times and the reference's, for single nodes and ``batch`` nodes; return the comparison."""
     warm_up()
     segmented = SegmentedChunk(chunk.volume)
     rows = segmented.features([chunk.parents[i] for i in segmented.ids.tolist()], RESOLUTION)

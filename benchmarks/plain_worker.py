@@ -1,7 +1,7 @@
-"""A reference worker, for benchmarks: for one L2 id, it maps and transforms the whole chunk.
+"""A reference worker, for benchmarks: for one L2 id, it computes a distance transform of the whole chunk.
 
-Like PCGL2Cache's workers, it uses fastremap, edt, numpy and scikit-learn. Unlike those workers, it measures
-only the requested node after the distance transform.
+Like PCGL2Cache's workers, it uses fastremap, edt, numpy and scikit-learn. Unlike those workers, after the
+distance transform it measures only the requested node.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Export a synthetic version by `python -m beam_jobs.precomputed`; check spatial levels and file sizes.
+"""Export a synthetic version by `python -m beam_jobs.precomputed`; check its spatial index and file sizes.
 
-The version is written by the project's own code. Core-seconds are user and system time of the job and its
-workers, start-up included.
+Core-seconds are user and system time of the job and its workers, start-up included.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> list
 def sizes(output: Path, wanted: int, console: Console) -> float:
     """Print the sizes of the files of each index; return the percentage of files near ``wanted`` bytes.
 
-    Counts only indexes of several files: a single file may be smaller.
+    The percentage ignores an index of a single file, which may be smaller than ``wanted``.
     """
     near: list[bool] = []
     for path in sorted(path for path in output.glob("*/*") if path.is_dir()):

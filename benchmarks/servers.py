@@ -144,7 +144,7 @@ class Server:
             self._before[process.pid] = memory.pss - memory.rss
 
     def peak_mb(self) -> float:
-        """Return the peak memory in MB: proportional set sizes at `begin_memory`, plus growth since."""
+        """Return the peak memory of all processes in MB: PSS at `begin_memory`, plus growth of RSS since."""
         peak = 0
         for process in self._processes():
             status = Path(f"/proc/{process.pid}/status").read_text()

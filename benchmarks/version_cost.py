@@ -1,8 +1,8 @@
-"""Measure what a version costs, and extrapolate bytes, time and memory to whole data sets.
+"""Measure what it costs to materialize a version; extrapolate bytes, time and memory to whole data sets.
 
-Bytes are measured on EM chunks, core-seconds on a synthetic graph in the Bigtable emulator. The memory of
-each stage of the job is measured with the amounts of data of 10 million chunks and 10 billion nodes. Prints
-Markdown.
+Bytes are measured on EM chunks, core-seconds on a synthetic graph in the Bigtable emulator. Time and
+memory of each stage of `beam_jobs.materialize` are measured separately, at the scale of a version of
+10 million chunks and 10 billion nodes. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def em_rows(shared: Path) -> tuple[np.ndarray, int]:
 
 
 def core_seconds(roots: int) -> float:
-    """Return the core-seconds per million nodes of the job, without start-up, measured on ``roots`` roots."""
+    """Run the materialize job on ``roots`` roots; return core-seconds per million nodes, minus start-up."""
     options, sizes = materialize.parse([f"--roots={roots}"]), [materialize.NODES_PER_ROOT] * roots
     with materialize.started(sizes, options, Console(stderr=True)) as (bench, _, _):
         fresh = bench.materialize("versions", materialize.BEFORE)
@@ -211,7 +211,7 @@ def _peak_mb() -> float:
 
 
 class _SampledUnits(Units):
-    """Units of work of a version's job, with random nodes instead of a graph's."""
+    """Like `Units`, but with random nodes instead of the nodes of a graph."""
 
     def open(self) -> Any:
         return _SampledNodes()
@@ -231,7 +231,7 @@ class _SampledNodes:
 
 
 def plan_at_scale() -> tuple[Units, Plan]:
-    """Return the units of a version of 10,000,000 chunks, and its plan with the bounds of partitions."""
+    """Return a tuple for a version of 10,000,000 chunks: its `Units`; its plan, with bounds of partitions."""
     dataset = Dataset(
         name="large",
         cv_path="precomputed://gs://bucket/large",

@@ -1,7 +1,7 @@
 """Compare a neuron's layers for Neuroglancer with the neuron's features in Arrow, by time to the first byte.
 
-Each repeat uses a fresh server: the root's L2 ids, rows and skeleton are in the store (the Bigtable
-emulator), and no data is cached.
+The root's L2 ids, rows and skeleton are in the store (the Bigtable emulator). Each repeat starts a fresh
+server with empty caches.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure(stack: Stack, repeats: int) -> list[Bar]:
-    """Return the median times, and the ratio of each layer's time to the time of Arrow."""
+    """Return median times of Arrow and the skeleton, and ratios of layers ``nodes`` and ``axes`` to Arrow."""
     neuron = stack.neurons[0]
     nodes, skeleton = "precomputed/nodes/rel_root", "precomputed/skeletons"
     seconds(stack, f"{skeleton}/{neuron.root}")  # the store has it, and the ids of the root, from now on

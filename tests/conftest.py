@@ -88,7 +88,7 @@ def pytest_xdist_node_collection_finished() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Kill compilations that are left if no worker reached a test."""
+    """Kill compilations that still run if pytest ends before any test starts."""
     for process in COMPILING:
         process.kill()
         process.wait()

@@ -34,7 +34,7 @@ class ChunkAudit:
     Attributes:
         recorded: state of the chunk's ingest; "" without a record.
         expected: nodes that should have a row, according to the graph.
-        present: ids of all rows.
+        present: ids of all rows; a row without ``size_nm3`` does not count, here and below.
         missing: expected nodes without a row.
         superfluous: ids of rows whose node never existed in the graph.
         other: ids of rows whose node exists in the graph, but is not valid at the audited time.

@@ -119,8 +119,8 @@ def replay(
 
     Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Each
     NAME must match exactly one letter. Removes letters that are computed or published, and keeps the others.
-    In a folder, a letter that is refused again counts one more attempt. The exit status is 1 if a letter is
-    kept, if --limit may have left out letters, or if a file or message is not a letter.
+    In a folder, another permanent error adds one to the letter's attempts. The exit status is 1 if a letter
+    is kept, if --limit may have left out letters, or if a file or message is not a letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL
@@ -159,7 +159,10 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
         letters = box.letters(list(names))
         for batch in batched(letters, lambda named: max(len(named[1].data), share), BATCH_BYTES):
             counts += _apply(box, dict(batch), updater)
-    click.echo(f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} refused, {counts[Verdict.RETRY]} failed")
+    click.echo(
+        f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} kept for permanent errors, "
+        f"{counts[Verdict.RETRY]} kept for other errors"
+    )
     return bool(counts[Verdict.DEAD] or counts[Verdict.RETRY])
 
 

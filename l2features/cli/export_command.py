@@ -57,7 +57,7 @@ def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | No
     check_file(file, ".parquet")
     if timestamp is not None and (no_roots or not dataset.has_graph):
         raise ConfigError(
-            "--timestamp is the time of the roots: expected a data set with a graph, and no --no-roots"
+            "--timestamp sets the time of the roots: expected a data set with a graph, without --no-roots"
         )
     time = parse_time(timestamp) if timestamp else datetime.now(UTC)
     about = {"exported_at": format_time(datetime.now(UTC))}

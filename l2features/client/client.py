@@ -168,7 +168,8 @@ class Client:
             bounds: in voxels at the data set's resolution: ``"x0-x1_y0-y1_z0-z1"`` as in PyChunkedGraph, or
                 an array [[x0, x1], [y0, y1], [z0, z1]] as in caveclient.
             attributes: names of attributes, by default all.
-            partial: accept chunks that failed or are not ingested; their missing nodes are left out.
+            partial: return the computed nodes even if a chunk in bounds failed or is not ingested. By
+                default, such a chunk raises an error.
         """
         return self._source.nodes_in(voxel_box(bounds), attribute_names(attributes), partial)
 
@@ -178,7 +179,7 @@ class Client:
         return Neuron(root, graph, self._source)
 
     def neurons(self, root_ids: Any, *, graph: bool = False) -> Any:
-        """Return the summaries of roots: one row per root, in the order of the roots.
+        """Return the summaries of roots: one row per root, in the order of ``root_ids``.
 
         ``status`` is ``ready``, ``incomplete`` (sums lack the features of ``n_missing`` nodes), ``unknown``,
         ``not_a_root`` or ``too_large``; the last three have no summary. ``retired_at`` and ``successors`` are
@@ -193,12 +194,12 @@ class Client:
     def versions(self) -> Any:
         """Return one row per version, oldest first.
 
-        ``base`` is the number of an older version; a version with a base stores only changes since then.
+        If ``base`` is the number of an older version, the version stores only the changes since that one.
         """
         return self._source.versions()
 
     def version(self, number: int | None = None) -> Version:
-        """Return a version of the data set, by default the newest: all its nodes and roots at one time.
+        """Return a version by its number, by default the newest: the data set frozen at one time.
 
         client.version(7).roots([864691136040432126]).to_pandas()
         """
@@ -267,9 +268,9 @@ class Neuron:
             invalidation_nm: a path of the skeleton represents all nodes within this distance of the path,
                 measured along the graph.
             root_point: (3,) position in nm; the vertex nearest to it becomes the skeleton's root.
-            collapse_nm: radius of a sphere around ``root_point``. An edge is near if it has an end in the
-                sphere. The vertex nearest to the point, and all vertices that paths of near edges connect to
-                it, become one.
+            collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
+                ``root_point`` is merged with all vertices that it reaches along edges with an end in the
+                sphere. The merged vertex is at ``root_point``.
             join: join components at their nearest vertices.
         """
         import pyarrow as pa

@@ -25,9 +25,10 @@ class VersionSource(Protocol):
     manifest: Manifest
 
     def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
-        """Return an Arrow table with the rows that ``kind`` and ``ids`` select. Id columns are uint64.
+        """Return an Arrow table of nodes or of root summaries. Id columns are uint64.
 
-        Rows are sorted by id; with the kind ``nodes_of``, by root and then by node.
+        The kind ``nodes_of`` selects all nodes of the roots ``ids``, sorted by root and then by node. The
+        kinds ``nodes`` and ``roots`` select the nodes or the roots ``ids``, sorted by id.
         """
 
     def files(self) -> Files:

@@ -135,7 +135,7 @@ class Dataset(BaseModel):
 
     @property
     def served(self) -> bool:
-        """Whether ``cv_path`` is a graph's server; the server also serves the segmentation."""
+        """Whether ``cv_path`` is the URL of a graph on a server, ``graphene://…``."""
         return self.cv_path.startswith(f"{SERVED}://")
 
     @property
@@ -145,7 +145,7 @@ class Dataset(BaseModel):
 
     @property
     def graph_id(self) -> str:
-        """Name of the graph, as recorded in a table's meta."""
+        """Name of the graph, taken from its URL."""
         return source_of(self.graph_url).name_of(self.graph_url)
 
 
@@ -155,7 +155,7 @@ class Datasets(NamedTuple):
     Attributes:
         usable: the valid data sets, by name.
         problems: error messages of the invalid data sets, by name.
-        entries: all parsed entries of the file, by name.
+        entries: the YAML values of all data sets, valid or not, by name.
     """
 
     file: str
@@ -244,7 +244,7 @@ def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
 def datasets_of_table(
     datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
 ) -> list[Dataset]:
-    """Return the data sets that a message's ``table_id`` names: by the data set's name or by its graph's.
+    """Return the data sets whose name, or whose graph's name, is the ``table_id`` of an update message.
 
     A graph may have several tables of features; ``l2cache_id`` selects one table. If several data sets have
     the same table of features, only the first of them is returned. The list is empty if nothing matches.

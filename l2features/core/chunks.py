@@ -63,10 +63,11 @@ class ChunkBox:
 
 
 class FileCounts(NamedTuple):
-    """Counts of a chunk's segmentation files, or of its blocks if the segmentation is sharded.
+    """Counts of the segmentation files that a chunk overlaps.
 
-    ``expected`` = ``read`` + ``missing`` + ``empty``. ``empty`` files have 0 bytes. ``forbidden`` is the
-    number of missing files with the HTTP status 403. Missing and empty files are read as background.
+    For a sharded segmentation, the blocks in the shards are counted instead of files. ``expected`` = ``read``
+    + ``missing`` + ``empty``. ``empty`` files have 0 bytes. ``forbidden`` is the number of missing files with
+    the HTTP status 403. Missing and empty files are read as background.
     """
 
     expected: int = 0

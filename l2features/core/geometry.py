@@ -163,7 +163,8 @@ def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
     room = min(ROOM_BITS, math.prod(chunk_size).bit_length())
     if left < room:
         raise ConfigError(
-            f"a grid of {'x'.join(map(str, grid))} chunks takes {x} + {y} + {z} of an id's 56 bits: "
-            f"expected {room} bits or more left for a chunk's segments, choose a larger chunk_size"
+            f"the coordinates in a grid of {'x'.join(map(str, grid))} chunks take {x} + {y} + {z} of the "
+            f"56 bits after an id's layer: expected {room} bits or more left for a chunk's segments: "
+            "choose a larger chunk_size"
         )
     return IdLayout({L2: (x, y, z)})

@@ -52,7 +52,7 @@ def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray
     volume = math.prod(int(step) if whole else step for step in geometry.resolution)
     most = int(voxels.max(initial=0))
     if round(most * volume) >= 1 << 64:
-        raise ValueError(f"{most} voxels of {volume} nm^3: expected a volume below 2^64 nm^3")
+        raise ValueError(f"{most} voxels of {volume} nm^3 each: expected a volume below 2^64 nm^3")
     sizes = voxels.astype(np.uint64) * np.uint64(volume) if whole else np.rint(voxels * volume)
     return sizes.astype(np.uint64, copy=False), np.ones(len(voxels), dtype=bool)
 

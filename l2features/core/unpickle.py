@@ -1,8 +1,9 @@
 """Read pickles from other services without running the functions that they name.
 
-First, the opcodes are checked. An allow-list of names is not enough: in Python's unpickler, one memo index
-can take 64 GiB, and hashing nested tuples can overflow the stack or never end. Then Python's unpickler
-runs with an inert `Record` for each allowed name, and the values are built from the records.
+First, the opcodes are checked, because a pickle can do harm without any name: one large memo index makes
+Python's unpickler allocate 64 GiB, and hashing nested tuples can overflow the stack or never end. Then
+Python's unpickler runs with an inert `Record` for each allowed name, and the values are built from the
+records.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SCALARS = {type(None), bool, int, float, str, bytes}
 
 
 class Record:
-    """Inert stand-in for an object of an allowed name; holds the arguments and the state of that object."""
+    """Inert stand-in for the result of an allowed class or function; holds its arguments and state."""
 
     __match_args__ = ("name", "args", "state")
     name: str
@@ -106,7 +107,8 @@ def shown(value: Any) -> str:
 def _vet(data: bytes) -> None:
     """Check opcodes, integers, memo indices, and the numbers of keys, dictionaries and sets.
 
-    Follows the types on the stack. Raises ValueError for what is not allowed or exceeds a limit.
+    Tracks the types of the values on the unpickler's stack. Raises ValueError for what is not allowed or
+    exceeds a limit.
     """
     stack: list[str] = []
     memo: dict[Any, str] = {}

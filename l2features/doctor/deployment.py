@@ -81,8 +81,8 @@ class Deployment:
     def node_ids(self) -> Ids:
         """A sample of the table's L2 ids, sorted.
 
-        Reads `OF_A_PROBE` rows starting at each of these ids: the table's first L2 id, and that id plus 1, 2,
-        4, 8 … For every id layout, powers of two reach chunks that are far apart on each axis.
+        Reads `OF_A_PROBE` rows starting at each of these ids: the table's first L2 id, and that id plus each
+        power of two up to 2**55. Whatever the id layout, large powers lead to distant chunks on each axis.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)

@@ -74,7 +74,7 @@ def look_at(path: str, client: Any, request: dict[str, str], create: str, needed
     Args:
         path: projects/PROJECT/topics/NAME or projects/PROJECT/subscriptions/NAME.
         client: Google's client for topics or for subscriptions.
-        request: the request that reads the description.
+        request: ``{"topic": path}`` for a topic, ``{"subscription": path}`` for a subscription.
         create: the command that creates a missing topic or subscription.
         needed: a tuple: the permission; the role that includes the permission.
     """

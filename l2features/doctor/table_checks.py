@@ -37,7 +37,7 @@ def table_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def meta_check(deployment: Deployment) -> Iterator[Finding]:
-    """Compare the graph (without one, the segmentation) in the table's row ``meta`` with the data set's."""
+    """Check that the table's row ``meta`` names the data set's graph, or its cv_path if there is no graph."""
     dataset, meta = deployment.dataset, deployment.meta
     if meta is None:
         yield warning(

@@ -120,12 +120,12 @@ class BigtableGraph(TableReads, Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        Reads, each with its own deadline:
+        Makes these reads. No deadline covers them all:
 
         - a scan of the box's rows above layer 2, for parents and children;
         - ancestors outside the box, by key;
         - roots, by key, because only a root's own row tells whether the root is retired;
-        - a scan of the rows of layer 2, for parents, without runs of nodes that the first scan found valid.
+        - a scan of the rows of layer 2, for parents; it skips runs of nodes already known to be valid.
 
         A node below the roots' layer that has no parent at ``time`` was made later, and is left out. If
         ``time`` is more than `SETTLED` ago, roots are cached from one box to the next.
@@ -194,8 +194,9 @@ class BigtableGraph(TableReads, Graph):
     def _levels(self, geometry: Geometry) -> tuple[int, int]:
         """Return the layer of the roots, and the fan-out.
 
-        PyChunkedGraph 2 computes the layer from the size of the grid in chunks. Its older versions rounded
-        this size down. If the two results differ, the ids in the table tell which is right.
+        PyChunkedGraph 2 computes the layer from the number of chunks along the grid's longest axis. Its older
+        versions rounded this number down. If that changes the layer, the table's id counters tell which
+        layer is right.
         """
         if self._top_and_fan_out is None:
             info = self.info()
@@ -207,9 +208,9 @@ class BigtableGraph(TableReads, Graph):
         return self._top_and_fan_out
 
     def _counts_ids(self, geometry: Geometry, layer: int) -> bool:
-        """Return whether the table has a counter of ids for a layer's first chunk.
+        """Return whether the table has a counter of ids for a layer's chunk (0, 0, 0).
 
-        The layer of the roots has no other chunk.
+        The layer of the roots has such a counter, as this is its only chunk.
         """
         from google.cloud.bigtable.data import ReadRowsQuery, RowRange
 
@@ -217,9 +218,9 @@ class BigtableGraph(TableReads, Graph):
         return len(self._read(ReadRowsQuery(row_ranges=[RowRange(key, key + b"`")], limit=1))) > 0
 
     def _known_roots(self, time: datetime) -> KnownRoots:
-        """Return the cache of roots at ``time``, which replaces the cache of another time.
+        """Return the cache of roots at ``time``. Only one time's cache is kept: the last one requested.
 
-        If roots at that time may still change, an empty cache is returned, and not stored.
+        If roots at ``time`` may still change, the result is a new, empty cache, which is not kept.
         """
         if time > datetime.now(UTC) - SETTLED:
             return KnownRoots()

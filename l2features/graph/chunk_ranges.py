@@ -28,7 +28,7 @@ MOST_RANGES = 1_000
 class IdRanges(NamedTuple):
     """Ascending ranges of ids: their first and last ids (included), and the estimated size of each in chunks.
 
-    The size of a short part of a chunk is below 1.
+    A range of few ids within a chunk can have a size below 1.
     """
 
     first: Ids

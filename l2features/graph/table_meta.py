@@ -98,7 +98,8 @@ def _field(values: tuple[Any, ...], index: int, default: int) -> int:
 def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
     """Return the graph's info from the row ``params`` of PyChunkedGraph 1.
 
-    Ids of layer 1 have 8 bits per axis. Ids of layer 2 have the bits that the number of chunks needs.
+    Chunk coordinates have 8 bits per axis in ids of layer 1. In ids of layer 2, the number of bits follows
+    from the fan-out and the number of layers.
     """
     chunk_size = as_triple(np.frombuffer(cells[b"chunk_size"], dtype="<u8"))
     fan_out = int.from_bytes(cells[b"fan_out"], "little")

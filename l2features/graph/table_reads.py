@@ -95,7 +95,7 @@ class TableReads:
             return self._checked(list(parts))
 
     def _checked(self, parts: list[P]) -> list[P]:
-        """Return the parts unchanged. Raises GraphError if a row key is not an id."""
+        """Return the batches of rows (``parts``) unchanged. Raises GraphError if a row key is not an id."""
         for part in parts:
             if part.unexpected_key is not None:
                 raise GraphError(f"{self.url}: the row key {part.unexpected_key!r} is not an id of 20 digits")
@@ -123,9 +123,10 @@ class TableReads:
         return self._lists(ids, newest(CHILDREN), most, "children")
 
     def _lists(self, ids: Ids, row_filter: RowFilter, most: int, what: str) -> NodeLists:
-        """Return the ids in the cells of sorted, unique nodes; a cell has at most ``most``.
+        """Return the ids that are listed in each node's cells, such as its children.
 
-        ``what`` names the listed ids in errors. The deadline holds for each read of `ROWS` rows.
+        ``ids`` are the nodes, sorted and unique. A compressed cell with more than ``most`` ids is malformed.
+        ``what`` names the listed ids in errors. The deadline applies to each batch of `ROWS` nodes.
         """
         read = []
         for batch in batches(ids, ROWS):
@@ -141,7 +142,7 @@ class TableReads:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn errors of the block, which reads through `_connection`, into GraphError."""
+        """Turn errors of reads through `_connection` in the ``with`` block into GraphError."""
         from ..store.bigtable.row_arrays import BadAnswer
 
         try:
@@ -184,7 +185,7 @@ def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
 
 @contextmanager
 def graph_errors(url: str) -> Iterator[None]:
-    """Turn errors of the block, which calls Google's client, into GraphError."""
+    """Turn errors of Google's client in the ``with`` block into GraphError."""
     from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
 

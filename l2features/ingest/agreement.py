@@ -1,8 +1,8 @@
 """Contradictions between a data set's graph and its segmentation.
 
-A graph's ids belong to the voxels of one scale of one layer. Features of other voxels would be wrong, and
-nothing would show it. So a contradiction is an error, raised before any row is written. Unknown values are
-not compared.
+A graph is made from one scale of one segmentation. Features of another scale or segmentation would be wrong,
+and nothing would show it. So a contradiction is an error, raised before any row is written. What the graph
+does not describe is not compared.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError if the graph was made from another layer than the one that is read.
+    """Raise ConfigError if the graph was made from another segmentation than the one that is read.
 
-    If the segmentation is a copy of the graph's layer, the data set's key ``watershed`` names that layer.
+    If the one that is read is a copy, the data set's key ``watershed`` has the path of the original.
     """
     read = described[0].info.watershed if described and dataset.served else dataset.cv_path
     known = [path for path in (read, dataset.watershed) if path]
@@ -90,8 +90,8 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
         named = info.watershed
         if named and known and all(differ(named, path) for path in known):
             raise ConfigError(
-                f"data set {dataset.name!r} has {known[-1]}, but {name} was made from {named}: "
-                f"if the segmentation is a copy of that layer, set 'watershed: {named}'"
+                f"data set {dataset.name!r} names the segmentation {known[-1]}, but {name} was made from "
+                f"{named}: if the first is a copy of the second, set 'watershed: {named}'"
             )
 
 

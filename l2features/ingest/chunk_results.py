@@ -66,8 +66,8 @@ def save_result(
 
     A chunk that could not be computed gets only a record. Without ``recorded``, computed chunks get no
     record. ``rewriting`` tells readers of the table that rows may be replaced; all chunks of a process
-    may share it. Raises StoreError if the chunk cannot be written; the count of attempts at the chunk is then
-    reset, unless the chunk was given up.
+    may share it. Raises StoreError if the chunk cannot be written. The count of attempts at the chunk
+    is then reset, unless the chunk was given up.
     """
     start = time.perf_counter()
     try:

@@ -21,8 +21,8 @@ def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCount
     """Return the summed file counts of a box's chunks if all are done and no file was read; else None.
 
     Also returns None if a record lacks file counts (written by an older release): files may have been read.
-    The search ends at the first shard with a chunk that has all its files or is not done, usually after one
-    read of the store.
+    Shards are checked one by one, up to the first with a chunk that is not done or has all its files.
+    Usually, this takes one read of the store.
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))

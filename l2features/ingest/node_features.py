@@ -21,11 +21,11 @@ class NodeFeatures:
     """The features of some nodes of a chunk, and the outcome for nodes without features.
 
     Attributes:
-        features: (n,) rows, sorted by id; a node without voxels is in ``unsure`` or has a row of size 0.
+        features: (n,) rows, sorted by id. A node without voxels has the size 0, or no row if in ``unsure``.
         unknown: ids that the graph does not have, at least not yet.
         errors: permanent errors by id.
         millis: milliseconds of the steps graph, read and compute.
-        unsure: nodes without a voxel in the files that were read; missing files may have some.
+        unsure: nodes without a voxel in the files that were read; their voxels may be in missing files.
         unsure_why: the reason for ``unsure``: how many files of the chunk were read.
         forbidden: number of files to which access was denied.
     """

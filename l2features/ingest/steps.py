@@ -151,8 +151,8 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
     """Return the metadata to store in the table; ``there`` is the stored metadata, None without a table.
 
-    Raises ConfigError for a missing or another timestamp. Raises StoreError if the table belongs to another
-    graph, segmentation or geometry.
+    Raises ConfigError if ``timestamp`` differs from the table's, or is missing for the new table of a data
+    set with a graph. Raises StoreError if the table belongs to another graph, segmentation or geometry.
     """
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
@@ -193,7 +193,7 @@ def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
 
 
 def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
-    """Record that a chunk is given up. The chunk stays given up if a Beam runner repeats its bundle."""
+    """Record that a chunk is given up. If Beam retries the bundle, the chunk is not attempted again."""
     record = save_failure(store, geometry, chunk, GIVEN_UP)
     for _ in range(ATTEMPTS):
         store.count_attempts(record.chunk_id)
@@ -216,12 +216,12 @@ def begin_anew(store: Store, chunk_ids: Ids) -> None:
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
     """Reset the count of attempts at a chunk that could not be written.
 
-    Only attempts that kill or hang their process stay counted.
+    A failed write does not count: the count is for attempts that kill or hang their process.
     """
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:
-        logger.warning("chunk %s: cannot clear the counted attempts: %s", chunk, error)
+        logger.warning("chunk %s: cannot reset the count of attempts: %s", chunk, error)
 
 
 def in_attempts(do: Callable[[], T], *transient: type[Exception]) -> T:
@@ -277,7 +277,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
-    """Record why a chunk could not be computed. Keeps the segments that the store has of the chunk."""
+    """Record why a chunk could not be computed. Keeps the chunk's stored segment ids."""
     return _put_failure(store, geometry.chunk_id(chunk), reason)
 
 

@@ -147,7 +147,7 @@ def _do(chunk: Chunk) -> bytes:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let one child process of this machine at a time run the block.
+    """Let one child process of this machine at a time run the ``with`` block.
 
     Children that compile at the same time would overwrite each other's cached code.
     """

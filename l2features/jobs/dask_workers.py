@@ -182,7 +182,7 @@ class DaskWorkers:
 
     @contextmanager
     def _connected(self) -> Iterator[distributed.Client]:
-        """Yield the client; turn connection errors of the block into DaskFailed."""
+        """Yield the client; turn connection errors in the ``with`` block into DaskFailed."""
         assert self._client
         try:
             yield self._client

@@ -1,9 +1,9 @@
 """Distances in the narrowest integers that suffice: 16 bits take half the vectors and memory of 32 bits.
 
-Squared distances above ``far`` are stored as ``far``. A sum with ``far`` is ``far`` or more, so a minimum
-below ``far`` is exact. Inside thick labels, results reach ``far``. A strip of the second pass with such a
-result is measured again in wider integers. Where it needs a first-pass result that is ``far``, that result's
-strip is measured again in wider integers too.
+Squared distances of ``far`` or more are stored as ``far`` (`FAR`). Adding to ``far`` gives at least ``far``,
+so a minimum below ``far`` is exact. Deep inside thick labels, results are ``far``. If a strip of LANES lines
+has such a result in the second pass, along the last axis, the strip is measured again in wider integers. If
+one of the strip's inputs is ``far``, the first-pass strip from which the input comes is measured again too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SHARE = 2
 
 
 class Depth(NamedTuple):
-    """What a pass along one axis needs in integers of one width."""
+    """Constants and buffers for a pass along one axis, in one type of integer."""
 
     unit: int
     """Square of the voxel's extent along the axis of the pass."""
@@ -50,7 +50,7 @@ class Depth(NamedTuple):
 
 
 class Depths(NamedTuple):
-    """What a pass needs in the integers that are used first (``narrow``), and in those for thick labels."""
+    """A pass's `Depth` in the type that is used first (``narrow``) and in the type for thick labels."""
 
     narrow: Depth
     wide: Depth
@@ -90,9 +90,9 @@ def measure(
     """Return each voxel's distance in whole nm; see `distance.Scale` for the steps, factor and divisor.
 
     ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and the type
-    for thick labels. All squared distances are below the second type's ``far``. If ``below``, they are also
-    below the first type's, and the second type is not used. Otherwise, returns None if too many strips
-    reach the first type's ``far``.
+    for thick labels. All squared distances must be below the second type's ``far``. ``below`` states that
+    they are also below the first type's ``far``; the second type is then not used. If ``below`` is False,
+    returns None if too many strips of LANES lines have a result that is the first type's ``far``.
     """
     distances = make_spans(runs, kinds[0])
     tables = {kind: make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds}
@@ -114,7 +114,7 @@ def measure(
 
 @lru_cache(maxsize=16)
 def make_roots(kind: type[np.integer[Any]], factor: float, divisor: float) -> Roots:
-    """Return the `Roots` of a type. ``single`` is 0 unless the type is uint16 and all its roots are exact."""
+    """Return a type's `Roots`. ``single`` is 0 unless float32 gives the exact nm of every uint16 number."""
     single = np.float32(factor / divisor**2)
     squared = np.arange(2**16)
     whole = np.floor(np.sqrt(squared * factor) / divisor)

@@ -48,9 +48,9 @@ def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) 
     """Return a tuple: the runs of a volume; the volume's ids (n,) uint64.
 
     ``pieces`` are the lines of the volume in order; each piece has some whole lines, as a flat array or as
-    runs of uint64 labels. A piece is not used after the next piece is taken. The ids begin with 0 for the
-    background; the other ids follow in the order of their first voxels. The runs' labels are indices into the
-    ids.
+    runs of uint64 labels. A piece's memory may be overwritten once the next piece is taken. The ids begin
+    with 0 for the background; the other ids follow in the order of their first voxels. The runs' labels are
+    indices into the ids.
 
     Raises ValueError if a piece is not made of whole lines, or the pieces have more or fewer lines than the
     volume.
@@ -93,7 +93,7 @@ class _Finder:
             self._number(offsets, self.found[:n].copy(), self.values[:n])
 
     def _number(self, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray) -> None:
-        """Add the runs of the next lines; ``values`` are their labels, which are numbered here."""
+        """Add the runs of the next lines; store their labels ``values`` as indices into the ids."""
         labels, line, n_lines = np.empty(len(starts), np.uint32), 0, len(offsets) - 1
         while line < n_lines:
             if self.n_ids + self.shape[0] > len(self.ids):
@@ -123,7 +123,7 @@ def start_of(runs: Runs, run: int) -> Any:
 
 @inlined
 def stop_of(runs: Runs, run: int, end: int) -> Any:
-    """Return the index along the line after a run's last voxel; ``end`` is the first run of the next line."""
+    """Return 1 + the index of a run's last voxel in its line; ``end`` is the first run of the next line."""
     return np.int64(runs.starts[run + 1]) if run + 1 < end else np.int64(runs.shape[0])
 
 
@@ -179,9 +179,10 @@ def _number_lines(
     n_ids: int,
     line: int,
 ) -> tuple[int, int]:
-    """Number the labels of the lines from ``line`` on, as long as ``ids`` certainly has room for a line.
+    """Write the labels of the lines from ``line`` on as indices into ``ids``, and append new ids.
 
-    Returns the number of ids, and the next line.
+    Stops before a line that has more runs than ``ids`` has free elements. Returns the number of ids, and the
+    line to continue with.
     """
     most = len(ids)
     while line < len(offsets) - 1 and n_ids + offsets[line + 1] - offsets[line] <= most:

@@ -4,8 +4,8 @@ The representative voxel has the largest score ``dt * (1 - d / dmax)`` of its la
 distance to another label in whole nm, d its distance to the label's centroid, dmax the label's largest d.
 Among equal scores, the lowest index in C order wins. Scores are computed in float64 with the same operations
 as numpy's ``dt * (1 - d / d.max())`` and ``d = norm((coords - mean) * resolution)``, so the same voxels tie.
-Each operation is monotonic even with rounding. So a run's scores have an exact upper bound, and nearly all
-runs are skipped, because their bound is below the best score so far.
+Each operation is monotonic even with rounding. So no score in a run exceeds the score computed from the run's
+largest dt and smallest d. Nearly all runs are skipped, because this bound is below the label's best so far.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _score_runs(
 def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the sum and the maximum of ``distances[start:stop]``.
 
-    ``keep`` has LANES elements with the type's largest number, then LANES zeros. As upper limits, they keep
-    the elements of a vector before ``stop`` and make the others 0.
+    ``keep`` has LANES elements with the type's largest number, then LANES zeros. The elementwise minimum of
+    the last vector and a slice of ``keep`` is the distances before ``stop``, then zeros.
     """
     added, most = 0, splat(distances, 0)
     for i in range(start, stop, LANES):
@@ -156,8 +156,8 @@ def _score_run(
 ) -> None:
     """Search a run for a voxel with a better score than the label's best so far.
 
-    The search is skipped if the run's upper bound is below that score: the score of a voxel that has the
-    run's largest distance ``most``, and lies where the run is nearest to the centroid.
+    The search is skipped if the run's upper bound is below the label's best. The bound is the score of a
+    voxel with the run's largest distance ``most``, at the place where the run is nearest to the centroid.
     """
     start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)

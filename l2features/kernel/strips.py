@@ -77,7 +77,7 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Line
 def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
     """Copy the results of a block, filled by `spread_lines`, to ``squares``.
 
-    The lines are copied in order, because a vector may write beyond its line's end.
+    The lines are copied in order: what a line's last vector writes beyond its end, later lines overwrite.
     """
     n0, n1, _ = runs.shape
     for i in range(lines):
@@ -168,7 +168,7 @@ def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 
 @compiled
 def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Measure a strip if all its voxels have one label, and at most 2 * GROUP rows have values below ``far``.
+    """Measure a strip if one label (not 0) fills it, and at most 2 * GROUP rows have values below ``far``.
 
     Returns False, with nothing written to ``block.out``, for any other strip.
     """
@@ -202,10 +202,10 @@ def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: A
 def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> bool:
     """Write each voxel's squared distance to ``block.out``; consider voxels up to ``reach`` rows away.
 
-    Returns whether voxels of farther rows may be nearer. A voxel k rows away costs k^2 = 1 + 3 + ... +
-    (2k - 1) units. So step k adds 2k - 1 to the results of the neighbouring rows, for all voxels at once.
-    Only step 1 compares labels: it leaves at most 1 on both sides of a boundary, and later steps across the
-    boundary cost 3 or more.
+    Returns whether rows farther away may still lower a result. A voxel k rows away costs k^2 = 1 + 3 + ... +
+    (2k - 1) units. So step k adds 2k - 1 units to the results of the neighbouring rows, for all voxels at
+    once. Only step 1 compares labels. It leaves results of at most 1 unit on both sides of a boundary; a
+    later step across the boundary costs 3 units or more, so it lowers none of them.
     """
     labels, values, out, pitch = block.labels, block.values, block.out, block.pitch
     cost, most = splat(values, unit), splat(values, 0)

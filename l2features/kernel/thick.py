@@ -20,11 +20,12 @@ _PATIENCE = 48
 
 @compiled
 def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> None:
-    """Finish the distances that are not final after STEPS steps.
+    """Finish the distances that are not final after the first STEPS steps of `strips`.
 
-    Where needed, every GROUP-th row is searched first. From row to row, the index of the lowest parabola
-    never decreases. So a row between two searched rows needs only the parabolas between the lowest parabolas
-    of these two rows.
+    Each row has a parabola: its value after these steps, plus a cost that grows with the distance from it. A
+    row's result is the lowest parabola there, whose index never decreases from row to row. Where needed,
+    every GROUP-th row is searched first. A row between two searched rows then needs only the parabolas from
+    the lowest at the first of these rows to the lowest at the second.
 
     ``strip`` is the index of the strip's first line; each line has ``rows`` voxels. ``unit`` is the square of
     a voxel's extent along the lines, and ``far`` the largest result. A voxel more than ``reach`` rows away
@@ -58,7 +59,7 @@ def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 def _search_row(
     block: LineBuffers, strip: int, row: int, group: int, rows: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row, and note for each lane the row whose parabola is the lowest; return the steps taken."""
+    """Measure a row, and note each lane's row with the lowest parabola; return the steps per direction."""
     stepped = block.stepped
     best = load(stepped, row * LANES)
     lowest = splat(stepped, row)
@@ -112,7 +113,7 @@ def _measure_group(
 def _search_between(
     block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row by the parabolas of the rows from ``begin`` to ``end``; return the steps taken."""
+    """Measure a row by the parabolas of rows ``begin`` to ``end``; return the steps per direction."""
     stepped = block.stepped
     best = load(stepped, row * LANES)
     steps = 0

@@ -76,7 +76,9 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder with files, unless a stack made it or it has only the stack's sample."""
+    """Raise ConfigError unless the folder is new or empty, was made by `l2features up`, or has only the
+    sample that `l2features up` would write to it.
+    """
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}

@@ -162,9 +162,10 @@ class Supervisor:
         return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self._idle() else 1.0
 
     def _limits(self) -> Limits:
-        """Return limits that keep one of several workers for urgent messages, and one for small messages.
+        """Return which messages the next batch may have.
 
-        Urgent messages are those of the first subscription; small messages have at most `BATCH_IDS` ids.
+        If there are several workers, one is kept for urgent messages (those of the first subscription), and
+        one, perhaps the same, for small messages (those with at most `BATCH_IDS` ids).
         """
         batches, most = [worker.work for worker in self._busy()], max(1, self.n_workers - 1)
         lesser = sum(any(leased.rank for leased in batch) for batch in batches)
@@ -247,8 +248,8 @@ class Supervisor:
     def _failed(self, batch: Sequence[Leased], why: str, died: bool) -> None:
         """Retry each half of a failed batch.
 
-        A single message is nacked. It becomes a dead letter if it has killed `MAX_DEATHS` workers, or has
-        failed for too long (`backoff.GIVE_UP_S`).
+        If the batch is a single message, it is nacked for a later retry. However, if the message has killed
+        `MAX_DEATHS` workers, or has failed for too long (`backoff.GIVE_UP_S`), it becomes a dead letter.
         """
         logger.warning("%s%s", f"{len(batch)} messages: " if batch else "", why)
         if len(batch) > 1:
@@ -264,7 +265,7 @@ class Supervisor:
                 self._retry_later(leased, why)
 
     def _refuse(self, leased: Leased, why: str) -> bool:
-        """Write a dead letter for a message that no worker can process; return whether it is durable."""
+        """Write a dead letter for a message that no worker can process; return whether this succeeded."""
         letter = dead_letter(self.backoff.delivery(leased), [Outcome.refused(Reason.STILL_FAILED, why)])
         try:
             with closing(open_dead_letters(self.dead_letters)) as letters:
@@ -286,7 +287,7 @@ class Supervisor:
 
 
 def judge(message: Received) -> tuple[Region, int]:
-    """Return a tuple: a message's `Region`, from its table and first id; the number of ids, at least 1."""
+    """Return a message's `Region` (table, and place of the first id) and its number of ids, at least 1."""
     try:
         request = decode(message.data, message.attributes)
     except BadMessage:

@@ -67,7 +67,7 @@ class Worker:
     Attributes:
         future: the current task; None if the worker is idle.
         work: the ``work`` that was passed to `schedule` for the latest task.
-        ready: whether a task has ended, even with an error, without the process dying.
+        ready: whether the process has survived a task. The task may have raised an error.
     """
 
     def __init__(self, on_done: Callable[[], object] = lambda: None) -> None:
@@ -112,8 +112,8 @@ class Worker:
     def end_overdue(self, timeout_s: float) -> None:
         """Kill the process if its task makes no progress for ``timeout_s``.
 
-        For the first task, the limit is `START_TIMEOUT_S`. The process is also killed if it does not receive
-        a later task within `PICKUP_TIMEOUT_S` of `schedule`.
+        For the first task, the limit is `START_TIMEOUT_S`. Each later task must also reach the process within
+        `PICKUP_TIMEOUT_S` after the call of `schedule`; otherwise, the process is killed.
         """
         if self.future is None:
             return

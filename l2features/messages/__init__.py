@@ -1,1 +1,1 @@
-"""Pub/Sub messages: their decoding, their ids by chunk, and their outcomes."""
+"""Decode Pub/Sub messages, group their ids by chunk, and decide their outcomes."""

@@ -51,8 +51,8 @@ class DatasetChunk(NamedTuple):
 class Member(NamedTuple):
     """Part of a message: at most `BATCH_IDS` sorted, unique ids in one chunk.
 
-    ``key`` identifies the message, ``part`` the part of the message. ``published`` is the message's
-    publication time in seconds since 1970.
+    ``key`` identifies the message. ``part`` is the part's number, unique in the message. ``published`` is
+    the message's publication time in seconds since 1970; 0 if unknown.
     """
 
     key: str

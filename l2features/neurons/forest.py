@@ -42,7 +42,8 @@ class Reached(NamedTuple):
 class Ends(NamedTuple):
     """Two far ends of each component, and each node's shortest path from the ``root`` of its component.
 
-    ``root`` and ``tip`` (c,) are nodes; ``distance`` and ``before`` (n,) are those of `Reached`.
+    The ends are the nodes ``root`` and ``tip`` (c,). ``distance`` and ``before`` (n,) describe the paths, as
+    in `Reached`.
     """
 
     root: Indices

@@ -118,9 +118,9 @@ def skeletonize(
         invalidation_nm: a path represents all nodes within this distance along the graph.
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
-        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. An edge is near if it has an
-            end in the sphere. The vertex nearest to ``root_point``, and all vertices that paths of near edges
-            connect to it, become one vertex at ``root_point``, as in pcg_skel.
+        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
+            ``root_point`` and all vertices connected to it by paths become one vertex at ``root_point``, as
+            in pcg_skel. Only edges with an end in the sphere count for these paths.
         join: join components by edges between their nearest vertices; `Skeleton.gaps` marks these edges.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
@@ -225,7 +225,7 @@ def _collapsed(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float
 
 
 def _rooted(trees: _Trees, component: Indices, root: int | None, gaps: Edges) -> tuple[int, Indices, Mask]:
-    """Return a tuple: the root; the parent of each vertex, (v,); which edges to a parent are gaps, (v,)."""
+    """Return a tuple: the root; each vertex's parent, (v,); whether ``gaps`` has the edge to it, (v,)."""
     parts = Components(component, np.unique(component, return_index=True)[1])
     roots = far_ends(weighted(trees.vertices, trees.edges), parts).root
     if root is None:

@@ -52,8 +52,8 @@ def skeleton_file(
 def swc(skeleton: Skeleton, provenance: Mapping[str, Any] | None = None) -> bytes:
     """Return an SWC file in nm: ids start at 1, parents precede children, an unknown radius is 0.
 
-    The header has two lines of JSON: ``# Meta: {…}``, which navis reads, with the provenance, and
-    ``# Skeleton: {…}`` with the parameters. A collapsed soma has type 1, other vertices 0 (undefined).
+    The header has two lines of JSON: ``# Meta: {…}`` has the provenance, and is read by navis;
+    ``# Skeleton: {…}`` has the parameters. A collapsed soma has type 1, other vertices 0 (undefined).
     """
     order = _parents_first(skeleton)
     number = np.empty(len(order), dtype=np.int64)

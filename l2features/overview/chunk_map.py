@@ -1,7 +1,7 @@
 """A map of a grid's chunks by state: three projections, each along one axis, with few cells.
 
-A cell of a projection has all chunks along the projected axis, and a square of chunks along the other two
-axes. The squares are as small as possible with at most `MOST_CELLS` cells along a side of the projection.
+A cell of a projection is a square of chunks in the projection's plane, with all chunks in front of it and
+behind it. The squares are as small as possible with at most `MOST_CELLS` cells along a side of the plane.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BLOCK = 50_000
 
 @dataclass
 class Projection:
-    """Counts of the chunks of a grid in cells of ``span`` x ``span`` chunks.
+    """Counts of a grid's chunks, projected along one axis into cells of ``span`` x ``span`` chunks.
 
     Attributes:
         counts: chunks by state, column and row, shape (3, columns, rows).

@@ -79,7 +79,7 @@ class ScanNote(BaseModel):
     sample: list[int] = Field(description="Ids of random chunks with nodes.")
 
     def due(self, process: int) -> datetime:
-        """Return when the next scan by this process is due; ``process`` is the process's number."""
+        """Return when a process should scan again; ``process`` is the process's number, from `_process`."""
         patience = 1 + process % SPREAD / SPREAD / 2
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 

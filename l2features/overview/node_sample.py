@@ -46,10 +46,10 @@ class Histogram:
 def sample_nodes(
     store: Store, geometry: Geometry, chunk_ids: Sequence[int], most: int = MOST_NODES
 ) -> NodeSample:
-    """Return the computed nodes of these chunks, chunk by chunk until there are ``most`` or more.
+    """Return the nodes with features of these chunks; stop reading chunks at ``most`` nodes or more.
 
-    Without chunks, tries some chunks of the grid, since PCGL2Cache's tables record no chunks. Superseded
-    nodes are included. Raises StoreError.
+    If ``chunk_ids`` is empty, some chunks of the grid are read: PCGL2Cache's tables have no chunk records to
+    choose from. Superseded nodes are included. Raises StoreError.
     """
     tried = list(chunk_ids) or _unrecorded(geometry)
     nm3 = float(np.prod(geometry.resolution))

@@ -24,8 +24,9 @@ SUMS = ["done", "nodes", "orphans", "files", "uncounted", "chunks_missing_files"
 class TableStatus:
     """Status of an ingest, and the notes stored with its table.
 
-    Rates are over the last ten minutes of work, None if unknown. ``failed`` lists the chunks in
-    ``totals.failed`` with their reasons, sorted by chunk. ``problems`` maps unreadable notes to their errors.
+    Rates are over the last ten minutes of work, None if unknown. ``failed`` lists failed chunks with their
+    reasons, sorted by chunk; it may be cut short, but ``totals.n_failed`` counts all. ``problems`` maps
+    unreadable notes to their errors.
     """
 
     table: str

@@ -81,9 +81,10 @@ class AnnotationLayer(NamedTuple):
 def _overview(geometry: Geometry, step: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
     """Return a coarse level with one empty cell for a grid of more than `VIEWED` chunks, or else no level.
 
-    The viewer reads levels, coarsest first, until it expects enough annotations: the limit of each cell times
-    the share of the cell in view. For `VIEWED` chunks or more, the empty cell's limit is enough. So the
-    viewer reads chunks only for smaller views, and never requests the whole grid.
+    The viewer reads levels, coarsest first, until it expects enough annotations. From each cell it expects
+    the cell's ``limit`` times the share of the cell in view. The empty cell's limit is so large that it is
+    enough when `VIEWED` or more chunks are in view. So the viewer reads chunks only for smaller views, and
+    never requests the whole grid.
     """
     if geometry.n_chunks <= VIEWED:
         return []

@@ -25,10 +25,10 @@ _LOW, _HIGH = np.uint64(SPAN - 1), np.uint64(32)
 
 
 class Level(BaseModel):
-    """One level of a spatial index. A cell has ``edge`` chunks along each axis, or fewer on a short axis.
+    """One level of a spatial index: its cells, and the nodes it has.
 
-    ``edge`` is a power of two; a cell is not larger than the `padded` grid. The level has the nodes whose
-    hash has high 32 bits from ``start`` to ``stop`` - 1.
+    A cell has ``edge`` chunks (a power of two) along each axis, or the whole axis of the `padded` grid if it
+    is shorter. The level has the nodes whose hash has high 32 bits from ``start`` to ``stop`` - 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,8 +68,8 @@ def make_levels(counts: Counts, most: int) -> list[Level]:
     """Return the levels for chunks with ``counts`` (x, y, z) nodes each, the coarsest level first.
 
     In every level but the last, the fullest cell is expected to have ``most`` nodes. The last level has all
-    nodes that are left. It is the first level whose cells are expected to have at most ``most`` of these
-    nodes each, or, if there is no such level, the one whose cells are chunks.
+    nodes that are left. It is the first level in which no cell is expected to have more than ``most`` of
+    them. If there is no such level, it is the level whose cells are chunks.
     """
     whole = padded(as_triple(counts.shape))
     pyramid = [np.pad(counts, [(0, size - n) for size, n in zip(whole, counts.shape, strict=True)])]

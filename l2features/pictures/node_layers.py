@@ -84,7 +84,7 @@ class NodeLayer:
     def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
         """Return a tuple: the records of the nodes that the layer draws, in the order of the rows; their ids.
 
-        A node without features has no record. A property is NaN if its attribute is absent.
+        A node without features has no record. A float property is NaN if its attribute is absent.
         """
         computed = rows.found & ~rows.not_computed
         column = partial(served_column, rows, geometry)
@@ -118,7 +118,7 @@ def _lines(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
 
     The middle of the line is the representative coordinate. The length of the line is sqrt(12) times the
     node's standard deviation along the axis: a uniform rod of this length has the same deviation. ``pca_val``
-    is the deviation times sqrt(voxels - 1).
+    is the deviation times sqrt(n - 1), where n is the number of voxels, at most `PCA_MAX_SAMPLES`.
     """
     (middle, placed), (axes, known) = (nodes.column(name) for name in (POSITION, AXES))
     spreads, measured = nodes.column(SPREADS)

@@ -20,7 +20,7 @@ from .skeleton_layer import skeleton_bytes
 class Picture(NamedTuple):
     """Bytes for the viewer, and the ids of the nodes that have no features yet.
 
-    ``lasting`` means that the bytes change only if rows are replaced.
+    ``lasting`` means that the bytes stay the same until features in the table are replaced.
     """
 
     body: bytes

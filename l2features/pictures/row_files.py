@@ -18,17 +18,17 @@ from .static_index import row_dtype
 
 @dataclass(frozen=True)
 class RowFiles:
-    """Files of rows, one per unit of work and layer; the rows of a file are sorted by part.
+    """Files of an export's intermediate rows: one per unit and layer, sorted by part.
 
     A unit is what a worker reads at a time: some rows of a version's file, or all roots that get a skeleton.
-    A part is one shard of one index.
+    A part is what a writer writes at a time: one shard of one index.
     """
 
     path: Path
     layers: Sequence[str]
 
     def has(self, unit: int) -> bool:
-        """Return whether the rows of a unit exist."""
+        """Return whether the files of a unit of work exist."""
         return all(self._file(unit, layer).exists() for layer in self.layers)
 
     def put(self, unit: int, rows: dict[str, np.ndarray]) -> None:
@@ -38,16 +38,16 @@ class RowFiles:
             Folder(str(self.path)).create(self._file(unit, layer).name, found.tobytes())
 
     def rows(self, units: int, layer: str, part: int) -> Iterator[np.ndarray]:
-        """Yield the rows of a part of the export, unit by unit. Raises VersionError."""
+        """Yield the rows of a part (a shard of an index), an array per unit of work. Raises VersionError."""
         for unit in range(units):
             rows = mapped(self._file(unit, layer), row_dtype(layer))
             first, last = (bisect_left(rows["part"], end) for end in (part, part + 1))
             yield np.array(rows[first:last])
 
     def open_worker(self, run: StaticExport) -> Callable[[Chunk], None]:
-        """Return the function that reads and stores a unit.
+        """Return the function that reads a unit of work and stores its rows.
 
-        It takes a `Chunk`, whose ``x`` is the number of the unit.
+        It takes a `Chunk`, which only carries the number of the unit, as ``x``.
         """
         source = run.open()
 
@@ -59,9 +59,10 @@ class RowFiles:
     def open_writer(
         self, run: StaticExport, units: int, progress: Callable[[], object]
     ) -> Callable[[Chunk], WrittenPart]:
-        """Return the function that writes a part. It takes a `Chunk`, whose ``x`` is the number of the part.
+        """Return the function that writes a part, which is one shard of an index.
 
-        ``units`` is the number of units; ``progress`` is called after each skeleton.
+        It takes a `Chunk`, which only carries the number of the part, as ``x``. ``units`` is the number of
+        units of work that were stored; ``progress`` is called after each skeleton.
         """
         writer = PartWriter(run, progress)
 

@@ -1,8 +1,8 @@
 """The choice of the number of shards of an index, so that files are near a wanted size.
 
-The number of shards is a power of two, and lists have unequal lengths, so sizes of files vary. No file is
-planned to be larger than `MOST` times the wanted size. Smaller files are padded with zeros to `LEAST` times
-the wanted size when they are written.
+Each shard is a file. The number of shards is a power of two, and the stored values have unequal sizes, so
+files vary in size. No file is planned to be larger than `MOST` times the wanted size. Files smaller than
+`LEAST` times the wanted size are padded to it with zeros when they are written.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def record_sharding(keys: int, size: float, wanted: int) -> Sharding:
 
 
 def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, wanted: int) -> Sharding:
-    """Return the sharding of lists by the hash of their ids.
+    """Return the sharding of values of unequal size, one per id, by the hash of the ids.
 
     Args:
-        lists: batches of ids (n,) and the bytes of their lists (n,); not read if a single file suffices.
+        lists: batches of ids (n,) and the bytes of their values (n,); not read if a single file suffices.
         keys: number of ids.
-        total: bytes of all lists.
+        total: bytes of all values.
         wanted: size of a file in bytes.
     """
     fewest = _fewest_bits(total, wanted, keys.bit_length())
@@ -86,9 +86,9 @@ def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, w
 def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
     """Return the sharding of cells by their Morton codes.
 
-    Runs of 2^n neighbouring cells stay in one file, so that a viewer reads few files. The limit on the size
-    of a file decides how large n can be. Runs are assigned to files in turn; by hash if files would otherwise
-    be too large.
+    Runs of 2^n cells with successive codes stay in one file, so that a viewer reads few files; n is as large
+    as the limit on the size of a file allows. Successive runs go to successive files, or, if that makes a
+    file too large, to files chosen by a hash.
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.

@@ -56,8 +56,8 @@ class LetterFolder:
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
         """Yield pairs (name, letter), sorted by name, for the names that begin with one of ``prefixes``.
 
-        Stops after ``limit`` letters. Skips files that are not dead letters, and adds their errors to
-        ``unread``. Raises DeadLetterError if the folder is missing.
+        Stops after ``self.limit`` letters, unless it is None. Skips files that are not dead letters, and adds
+        their errors to ``self.unread``. Raises DeadLetterError if the folder is missing.
         """
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path} does not exist: expected a folder of dead letters")
@@ -102,7 +102,8 @@ class LetterFolder:
 def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
     """Return the folder at the path ``where``.
 
-    Raises ConfigError for a URL or a Pub/Sub name; its message has ``otherwise``, the other valid form.
+    Raises ConfigError if ``where`` is a URL or a Pub/Sub name. The message says what is expected:
+    ``otherwise``, or a folder.
     """
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")

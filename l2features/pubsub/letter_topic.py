@@ -51,7 +51,8 @@ class LetterQueue:
     """A subscription to dead letters, which are listed in the order of delivery.
 
     Listed letters stay leased until `remove` acknowledges them, or `close` or the next listing nacks them.
-    After a ``kill -9``, their leases expire and they are redelivered. Letters refused again stay unchanged.
+    After a ``kill -9``, their leases expire and they are redelivered. If a message is retried and
+    refused again, its letter stays unchanged.
     """
 
     def __init__(self, subscription: Subscription, limit: int = LIMIT) -> None:
@@ -65,7 +66,8 @@ class LetterQueue:
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
         """Yield pairs (name, letter) for the letters whose names begin with one of ``prefixes``, each once.
 
-        Stops after ``limit`` letters, whatever their names. Raises SubscriptionError if Pub/Sub fails.
+        Stops after ``self.limit`` letters have been received, including those with other names. Raises
+        SubscriptionError if Pub/Sub fails.
         """
         self._nack()
         names: set[str] = set()

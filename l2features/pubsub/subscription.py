@@ -1,7 +1,7 @@
 """A Pub/Sub subscription: pulls messages, extends their leases, acknowledges and nacks them.
 
-Unary requests pull the messages, not a stream, so a process leases only messages that it requested. If it is
-killed, Pub/Sub redelivers its messages when their leases expire.
+Messages are pulled by unary requests instead of a stream, so a process leases only messages that it
+requested. If it is killed, Pub/Sub redelivers its messages when their leases expire.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Subscription:
 def _open_client() -> SubscriberClient:
     """Return a client that receives messages of any size, also from the emulator.
 
-    Google's client limits answers of the emulator, but not of Pub/Sub, to 4 MB: a larger message would block
-    its subscription for ever.
+    By default, Google's client accepts at most 4 MB in a response of the emulator. A larger message would
+    block its subscription for ever. Responses of Pub/Sub itself have no such limit.
     """
     from google.pubsub_v1 import SubscriberClient
     from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport

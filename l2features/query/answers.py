@@ -72,7 +72,7 @@ def _few_objects(
     status: npt.NDArray[np.int8] | None,
     reasons: Mapping[int, str],
 ) -> bytes:
-    """Return ``before`` and one member of a JSON object for each id. The text is made row by row."""
+    """Return ``before``, then one member ``"id":{…}`` of a JSON object for each id, separated by commas."""
     objects: dict[int, dict[str, Any]] = {node: {} for node in ids.tolist()}
     for name, values, present in columns:
         for known, value, has in zip(objects.values(), values.tolist(), present.tolist(), strict=True):

@@ -21,8 +21,8 @@ class RowCache:
     """A set-associative cache of at least ``capacity`` rows by id. Thread-safe.
 
     A full set evicts its oldest row. A row is cached with the attributes that were read; a lookup of any
-    other attribute is a miss. A new row takes the next free place in the arrays or, if its set is full, the
-    place of the evicted row, so memory grows only as needed.
+    other attribute is a miss. Each set has `WAYS` slots. A slot that is used for the first time gets the next
+    free index in the arrays of rows, its place, and keeps it. So memory grows only as needed.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -99,7 +99,7 @@ class RowCache:
             known[places] = as_items(self._known.take(places, axis=0) | columns)
 
     def _take_places(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Return each slot's place in the arrays, shape (n,); a slot without a place takes the next."""
+        """Return each slot's index in the arrays of rows, (n,). A slot without one gets the next free one."""
         empty = slots[self._places[slots] == 0]
         self._places[empty] = self._used + 1 + np.arange(len(empty))
         self._used += len(empty)
@@ -127,8 +127,8 @@ class RowCache:
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return the slots that new rows in these sets take, shape (n,).
 
-        The oldest slots of a set come first. A row has -1 if `WAYS` other rows have taken all slots of its
-        set.
+        A set's slots are taken oldest first. If a set has more than `WAYS` new rows, those after the first
+        `WAYS` get -1 instead of a slot.
         """
         # numpy sorts numbers of 16 bits ten times faster.
         order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")

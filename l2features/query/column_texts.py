@@ -1,7 +1,7 @@
 """The texts of a column of values in JSON, one per row.
 
-orjson serializes a column as a whole, and the text is cut between rows. The texts of arrays of 16-bit numbers
-are taken from a table. Only orjson holds the GIL.
+orjson serializes a column as a whole, and the text is cut between rows. For a column of arrays of 16-bit
+numbers, the text of each number is looked up in a table instead. Only orjson holds the GIL.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def choose(choices: list[bytes], which: npt.NDArray[np.integer]) -> Any:
 def member_texts(name: str, values: np.ndarray, present: Mask) -> Any:
     """Return what `texts_of` returns for the values of an attribute.
 
-    Arrays of 16-bit numbers are made from a table of texts, which is faster for many rows.
+    For arrays of 16-bit numbers, the text of each number is looked up in a table, which is faster for many
+    rows.
     """
     attribute = BY_NAME[name]
     if not _is_short(attribute):
@@ -60,10 +61,11 @@ def warm_up() -> None:
 
 @cache
 def _short_texts(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Any, npt.NDArray[np.int32]]:
-    """Return JSON texts of all numbers of a 16-bit ``dtype``, for each position in an array of ``shape``.
+    """Return a tuple: a table of texts; the index of the first text of each position, shape (prod(shape),).
 
-    The joined texts of an array's numbers are a colon and the array as JSON. Returns a tuple: a table of
-    texts; the index in the table of each position's first text, shape (prod(shape),).
+    The table has the JSON text of each 16-bit number at each position of an array of ``shape``, including
+    the brackets or comma there. The text of number x, viewed as uint16, is x entries after the first.
+    Joined, the texts of an array's numbers are a colon and the array as JSON.
     """
     numbers = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     texts = texts_of(numbers, np.ones(len(numbers), dtype=bool))

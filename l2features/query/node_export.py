@@ -55,7 +55,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class NodeExport:
-    """Exports the nodes of a data set, with features as clients receive them.
+    """Exports the nodes of a data set, with features as the HTTP API returns them.
 
     With a ``graph``, the column ``root_id`` has the root of each node at ``time``; it is null without
     ``time``, and for a node without a root. For a data set without a graph, the column ``segment_id`` has the

@@ -90,10 +90,10 @@ class Reader:
     on_read: Callable[[int, float], None] = _ignore
 
     def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
-        """Return the rows and status of ids. Without ``with_reasons``, the status FAILED becomes MISSING.
+        """Return the rows and status of ids. Without ``with_reasons``, ids of failed chunks are MISSING.
 
-        In the row of a node that could not be computed, no attribute is present: the stored size of 0 is only
-        a mark. Raises StoreError if the store fails.
+        A node that could not be computed is stored with size 0. It has the status EMPTY, and its row has no
+        attributes. Raises StoreError if the store fails.
         """
         ids = as_ids(ids)
         nodes = self.geometry.is_node(ids)

@@ -79,7 +79,7 @@ class ChunkRecord:
         nodes: number of nodes in the chunk.
         orphans: number of supervoxels that have no L2 node.
         reason: why the chunk failed.
-        files: counts of the chunk's segmentation files.
+        files: how many of the chunk's segmentation files were expected, read, missing, forbidden and empty.
         saturated: by attribute, the number of nodes whose value is the maximum of the stored type.
     """
 

@@ -37,7 +37,7 @@ class ChunkTotals:
         nodes, orphans, files: sums over done chunks.
         uncounted: number of done chunks whose record has no file counts, from an older version.
         chunks_missing_files: number of done chunks with missing or empty files.
-        saturated: by attribute, the nodes of done chunks whose value is the maximum of the stored type.
+        saturated: by attribute, the number of nodes that have the stored type's maximum, in done chunks.
         n_failed: number of failed chunks.
         failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
@@ -81,7 +81,7 @@ class ChunkTotals:
             self.failed.append((chunk_id, reason))
 
     def add_files(self, files: FileCounts, saturated: Mapping[str, int], chunks: int = 1) -> None:
-        """Add one done chunk's counts of files and of saturated nodes, ``chunks`` times."""
+        """Add the counts of ``chunks`` done chunks, each with these ``files`` and ``saturated`` nodes."""
         if any(files):
             self.files = self.files.plus(FileCounts(*(count * chunks for count in files)))
         self.uncounted += chunks * (not files.expected)
@@ -97,7 +97,8 @@ class ChunkTotals:
     def add_recent(self, interval: int, chunks: int, nodes: int) -> None:
         """Add the chunks done in an interval, unless the interval is before the window.
 
-        A later ``newest`` moves the window; `drop_old` then drops the intervals before it.
+        If a later ``newest`` moves the window, earlier intervals may stay in ``recent`` until `drop_old`
+        is called.
         """
         if interval < self._first:
             return

@@ -43,8 +43,8 @@ def user(number: int, name: str, view: bool, without_terms: bool = False) -> dic
 class AuthServer:
     """A running service; `stop` closes its port, `start` opens it again.
 
-    ``calls`` has a line for each answered request. ``behaviour`` is one of the constants above, or a status
-    with which every request is answered.
+    ``calls`` has a line for each answered request. ``behaviour`` is a constant of this module, such as
+    `SILENT`, or the HTTP status of every response.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
 
     def finish(self) -> None:
-        """Close the TLS connection: the server closes only the TCP socket that it accepted."""
+        """Close the TLS socket that `setup` made; the server closes only the TCP socket that it accepted."""
         self.opened.discard(self.request)
         try:
             super().finish()

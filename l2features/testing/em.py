@@ -1,7 +1,7 @@
-"""EM chunks as a data set: supervoxels on disk, a graph and an empty table in the Bigtable emulator, edits.
+"""A data set of EM chunks (supervoxel files, a graph, an empty table of features), and edits of its graph.
 
-Every chunk repeats one of a few crops of the EM volume, with other ids. Cells are cut into blocks, so that a
-node has many supervoxels.
+The graph and the table are in the Bigtable emulator. Every chunk repeats one of a few crops of the EM volume,
+with other ids. Cells are cut into blocks, so that a node has many supervoxels.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class EmDataset:
         return self.crops[self.chunks.index(chunk) % len(self.crops)]
 
     def parents(self, chunk: Chunk) -> Ids:
-        """Return the node of each supervoxel of a chunk before any edit, by the supervoxel's number."""
+        """Return the node, before any edit, of each supervoxel of a chunk: index i is supervoxel i + 1."""
         return np.uint64(self.geometry.chunk_id(chunk)) + self.crop(chunk).nodes.astype(np.uint64)
 
     def new_node(self, chunk: Chunk, supervoxels: np.ndarray) -> int:
@@ -129,9 +129,9 @@ def make_crops(labels: np.ndarray, size: Triple, most: int) -> list[Crop]:
 
 
 def cut_into_blocks(labels: np.ndarray) -> Crop:
-    """Cut cells into supervoxels, which are numbered in the order of the blocks.
+    """Cut cells into supervoxels: a supervoxel has the voxels of one cell in one block of `BLOCK` voxels.
 
-    A supervoxel has the voxels of one cell in one block.
+    Supervoxels are numbered block by block; blocks are in Fortran order (x fastest).
     """
     import fastremap
 

@@ -30,7 +30,7 @@ def read_em(path: Path) -> np.ndarray:
 
 
 def make_neuropil(shape: tuple[int, ...]) -> np.ndarray:
-    """Return labels of branching tubes and sheets: cells around points that wander along z."""
+    """Return labels of synthetic neuropil: each z slice has the Voronoi cells of points that move with z."""
     from scipy.spatial import cKDTree
 
     random = np.random.default_rng(0)

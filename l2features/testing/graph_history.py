@@ -1,4 +1,4 @@
-"""Tests of what versions read from a graph: the nodes valid at one time, and the roots that changed.
+"""Tests of what frozen versions read from a graph: the nodes valid at a time, and the roots that changed.
 
 The tests of a graph source inherit from `GraphHistorySuite` and define the fixtures ``graph``, ``geometry``
 and ``history``, a `KnownHistory`.
@@ -46,12 +46,12 @@ class KnownHistory:
         return sorted(time for time in times if time is not None)
 
     def nodes(self, ms: int) -> dict[int, int]:
-        """Return the root of each L2 node that is valid at ``ms``, in ms since 1970."""
+        """Return the root of each L2 node that is valid at ``ms`` (ms since 1970)."""
         valid = {root: known for root, known in self.roots.items() if known.valid(ms)}
         return {node: root for root, known in valid.items() for node in known.l2_ids}
 
     def changed(self, since_ms: int, until_ms: int) -> tuple[list[int], list[int]]:
-        """Return a tuple of sorted roots: roots retired between the two times; roots made between them."""
+        """Return two sorted lists: roots valid only at ``since_ms``, and roots valid only at ``until_ms``."""
         before, after = (
             {root for root, known in self.roots.items() if known.valid(ms)} for ms in (since_ms, until_ms)
         )

@@ -1,4 +1,4 @@
-"""A PyChunkedGraph server for cloud-volume, without a table.
+"""A PyChunkedGraph server for cloud-volume that keeps its graph in memory, without Bigtable.
 
     python -m l2features.testing.graph_server PORT LAYER_FOLDER graph_v2.json.gz watershed_v2.npz
 

@@ -51,7 +51,7 @@ def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
 
 
 def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolume:
-    """Write a layer of ``size`` voxels with two scales: 8 x 8 nm, label 1, and 16 x 16 nm, label 2."""
+    """Write a layer of two scales: 8 x 8 nm with label 1; 16 x 16 nm, ``size`` voxels, with label 2."""
     x, y, z = size
     info = CloudVolume.create_new_info(
         num_channels=1,

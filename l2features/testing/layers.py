@@ -46,7 +46,7 @@ class ChunkLabels(NamedTuple):
 
 
 def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
-    """Return cubes of 4 x 4 x 4 voxels with random labels, shape `SHAPE`, so that all files differ."""
+    """Return labels of shape `SHAPE`: cubes of 4 x 4 x 4 voxels with random labels, so all files differ."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
 
@@ -121,9 +121,9 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[dict[str, str]]:
-    """Serve a layer; yield a dict: its paths, by "http(s)", "gs" and "s3"; the server's URL, by "host".
+    """Serve a layer. Yield a dict: "http(s)", "gs" and "s3" are its paths, "host" is the server's URL.
 
-    "gs" needs STORAGE_EMULATOR_HOST set to this URL.
+    The "gs" path works only if STORAGE_EMULATOR_HOST is set to the server's URL.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -160,7 +160,7 @@ def serving(served: Served) -> Iterator[dict[str, str]]:
 
 
 def edit_info(folder: Path, **changes: Any) -> None:
-    """Change keys of a layer's info, or of its first scale."""
+    """Set keys of a layer's info file: in its first scale if the scale has the key, else at the top level."""
     path = folder / "info"
     info = json.loads(path.read_text())
     for key, value in changes.items():

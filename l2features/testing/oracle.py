@@ -42,7 +42,8 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
 def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
     """Return each voxel's distance to the nearest voxel of another label, in whole nm; 0 for label 0.
 
-    Squares are computed in float32, in a unit that divides the resolution. So they are exact below 2^24.
+    Squared distances are float32 and exact below 2^24: the unit of length divides all three resolutions, so
+    the squares are integers.
     """
     exact = [Fraction(str(float(r))) for r in resolution]
     below = math.lcm(*(r.denominator for r in exact))
@@ -96,9 +97,10 @@ def central_scores(coords: np.ndarray, dts: np.ndarray, nm: np.ndarray) -> np.nd
 
 
 def central_voxels(mask: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Return the voxels in ``mask`` that have the largest score, (n, 3), in C order.
+    """Return the voxels in ``mask`` with the largest `central_scores`, (n, 3), in C order.
 
-    Distances are measured in the mask's bounding box, grown by one voxel: no voxel outside can be nearer.
+    Distances are computed only in the mask's bounding box, grown by one voxel. They are the same as in the
+    whole volume.
     """
     coords = np.argwhere(mask)
     ends = zip(coords.min(axis=0).tolist(), coords.max(axis=0).tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Random edits of a synthetic graph: merges and splits of objects, half of them in a few chunks."""
+"""Random merges and splits of objects in a synthetic graph. Half of them start in the same few chunks."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Ed
 
 
 def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: int, ms: int) -> Edit:
-    """Return one edit, a merge or a split, in a chunk and in up to two other chunks of the edited objects.
+    """Return a random merge or split of objects, in the chunk ``chunk_id`` and in up to two other chunks.
 
-    The edit makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
+    The edit makes 1 to 6 nodes. Raises ValueError if nothing in ``chunk_id`` can be merged or split.
     """
     nodes = graph.valid(chunk_id)
     divisible = [node for node in nodes if len(graph.children[node]) > 1]
@@ -62,7 +62,7 @@ def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int])
 
 
 def _parts(graph: ProofreadGraph, random: np.random.Generator, node: int) -> dict[int, tuple[Ids, Ids]]:
-    """Return two parts of the supervoxels of each of 1 to 3 nodes: ``node`` and others of its object."""
+    """Divide ``node`` and up to two other nodes of its object; return the two sets of supervoxels of each."""
     others = {
         graph.chunk_id(n): n
         for n in sorted(graph.nodes[graph.roots[node]])

@@ -1,4 +1,4 @@
-"""Tests of a store's cells of roots and its index of segments. `store_suite` includes them."""
+"""Tests of a store's `RootCells` and `SegmentIndex`. `store_suite` includes them."""
 
 from __future__ import annotations
 

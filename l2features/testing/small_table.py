@@ -25,7 +25,7 @@ def node_ids(count: int = NODES) -> Ids:
 
 
 def small_table(folder: Path, nodes: int = NODES) -> Path:
-    """Write a SQLite table to ``folder``; return its data sets file, whose graph does not exist."""
+    """Write a SQLite table to ``folder``; return its data sets file. The data set has no graph."""
     rng, rows = np.random.default_rng(0), np.zeros(nodes, dtype=FEATURES)
     for name in NAMES:
         rows[name] = rng.integers(1, 30_000, rows[name].shape)

@@ -215,7 +215,7 @@ class ProofreadGraph:
         return root
 
     def _new_node(self, chunk_id: int, supervoxels: Ids, root: int, ms: int) -> tuple[int, list[Cell]]:
-        """Make a node of a root; return the node, and the cells with its children and their parent."""
+        """Add a node under ``root``; return its id, and the cells that link it to its supervoxels."""
         self._made[chunk_id] += 1
         node = chunk_id + self._made[chunk_id]
         self.children[node] = np.sort(supervoxels)
@@ -227,7 +227,7 @@ class ProofreadGraph:
     def _replace(
         self, old: Sequence[int], parts: Sequence[Ids], roots: Sequence[int], ms: int
     ) -> list[tuple[int, list[Cell]]]:
-        """Replace old nodes of a chunk by a new node of each root; return each new node with its cells."""
+        """Replace a chunk's nodes ``old`` by one node for each of ``parts``; return each with its cells."""
         chunk_id = self.chunk_id(old[0])
         for node in old:
             self.nodes[self.roots.pop(node)].discard(node)

@@ -162,7 +162,7 @@ class VersionWriter:
 
 
 def _ends(table: Any, column: str, name: str) -> dict[str, Any]:
-    """Return the fields of a manifest's file entry for the smallest and largest value of a column."""
+    """Return the manifest fields min_NAME and max_NAME of a file's column; none if the column is missing."""
     if column not in table.column_names:
         return {}
     ids = table[column].to_numpy()

@@ -90,7 +90,7 @@ class Pending:
     def added_to(self, kept: UpdateHistory | None, backlog: int | None, now: float) -> UpdateHistory:
         """Return the history ``kept`` with these figures and ``backlog`` in the entry for the current minute.
 
-        If ``kept`` has this entry already, its figures are combined with these. Without ``kept``, a
+        If ``kept`` already has an entry for this minute, the two are combined. If ``kept`` is None, a new
         history begins.
         """
         kept = kept or UpdateHistory()

@@ -29,7 +29,7 @@ _OPENED, _REPORT = "opened", "report"
 
 @dataclass(frozen=True, eq=False)
 class OpenMessage:
-    """A decoded message. ``parts`` are its part numbers; ``outcomes`` are those that belong to no part."""
+    """A decoded message: ``parts`` are its part numbers; ``outcomes`` are errors found before computing."""
 
     delivery: Delivery
     parts: frozenset[int]
@@ -95,7 +95,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return a report for each unreported part of a message; the report refuses the part."""
+    """Return a report for each part that has none. It refuses the message, as the part's result was lost."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)

@@ -146,9 +146,9 @@ class Recorder:
     def flush(self, now: float | None = None, final: bool = False) -> None:
         """Write the figures that are due; with ``final``, all figures. Errors are logged.
 
-        Changed figures are due `WRITE_S` seconds after the last attempt to write them, others `ALIVE_S`. After
-        `FLUSH_S` seconds, a call starts no further write. If another call is writing, this call returns at
-        once; with ``final``, it waits.
+        Changed figures are due `WRITE_S` seconds after the last attempt to write them, others after
+        `ALIVE_S`. After `FLUSH_S` seconds, a call starts no further write. If another call is writing, this
+        call returns at once; with ``final``, it waits.
         """
         if not self._flushing.acquire(blocking=final):
             return

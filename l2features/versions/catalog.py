@@ -50,7 +50,7 @@ class VersionSummary(BaseModel):
 
 
 class _Entry(NamedTuple):
-    """A version's reader; its manifest's digest; the manifest's estimated bytes in memory; when it was read."""
+    """A version's reader; its manifest's digest and estimated bytes in memory; when the manifest was read."""
 
     reader: VersionReader
     digest: bytes

@@ -154,9 +154,10 @@ class VersionReader:
         return FoundRows(with_unsigned_ids(joined.slice(0, limit)), read)
 
     def _pieces(self, layout: Layout, keys: Int64s, until: float) -> tuple[list[Piece], int]:
-        """Return a tuple: the row groups that may have these keys, sorted by smallest key; a number.
+        """Return a tuple: the row groups that may have these keys, sorted by smallest key; a count.
 
-        The number is how many row groups were read from the files of retired roots.
+        The count is the number of row groups that the search itself read: those of files that list retired
+        roots (roots whose rows in older layers do not belong to the version).
         """
         candidates, read = list[tuple[int, VersionFile, Int64s]](), 0
         for layer, bounds in enumerate(self._bounds[layout]):
@@ -276,10 +277,10 @@ def _sorted(table: Any, layout: Layout) -> Any:
 
 
 def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> bool:
-    """Return whether ``tables`` have the first ``limit`` rows; ``then`` is the smallest key of unread pieces.
+    """Return whether ``tables`` have the first ``limit`` rows of the result.
 
-    Rows of ``tables`` with a key up to ``then`` precede all unread rows: the rows of one key are in one
-    layer, whose pieces are read in order. Without unread pieces, ``then`` is None.
+    ``then`` is the smallest key in the unread row groups; None if all are read. Rows of smaller keys come
+    before all unread rows. So do rows of the key ``then``: one layer has them all, and is read in order.
     """
     if then is None:
         return True

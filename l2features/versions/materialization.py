@@ -72,7 +72,7 @@ class Materialization:
         return Folder(self.url)
 
     def light(self) -> Materialization:
-        """Return a copy without the plan's new and retired roots, maybe too many to send to workers."""
+        """Return a copy without the plan's new and retired roots, since these can be large lists."""
         plan = self.plan.model_copy(update={"made": (), "retired": ()})
         return replace(self, units=replace(self.units, plan=plan))
 
@@ -143,10 +143,10 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
 
 
 def _interrupted(folder: Folder, wanted: Plan, latest: bool) -> Plan | None:
-    """Return the newest version's plan if it is that of the wanted version and `leftovers` remain.
+    """Return the newest version's plan if it makes the wanted version and `leftovers` remain; else None.
 
-    With ``latest``, the user requests the newest version as the base. The plan may then have any base: an
-    older version was the newest when the job began.
+    With ``latest``, the user asked to renew the newest version. The bases of the two plans are then not
+    compared: when the interrupted job began, the newest version was an older one.
     """
     number = wanted.number - 1
     plan = read_plan(folder, number) if number else None
@@ -227,10 +227,10 @@ def _check_base(base: Manifest, plan: Plan) -> None:
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan of ``units``, completed with the size of blocks and the bounds of partitions.
+    """Return the plan of ``units``, completed with the bounds of partitions and the size of blocks.
 
-    Both follow from a sample of the plan's chunks or, in a renewal, roots. Blocks are smaller if the sampled
-    chunks have so many nodes that a block would have more than `UNIT_ROWS`.
+    The bounds follow from the nodes in a sample of the plan's chunks or, in a renewal, of its new roots. For
+    a fresh version, the same sample determines the size of blocks (`_with_blocks`); a renewal has no blocks.
     """
     plan = units.plan
     if plan.units == 0:
@@ -254,9 +254,9 @@ def divided(units: Units) -> Plan:
 
 
 def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
-    """Return the plan with the largest blocks of chunks that have at most `UNIT_ROWS` nodes.
+    """Return the plan with its block size: `BLOCK`, halved until a block has at most `UNIT_ROWS` nodes.
 
-    ``most`` is the number of nodes per chunk in the fullest box of the sample.
+    This number is estimated from ``most``, the largest mean number of nodes per chunk in a sampled box.
     """
     block = BLOCK
     while block > 1 and most * block**3 > UNIT_ROWS:

@@ -21,7 +21,7 @@ GROUP_ROWS = 20_000
 class OpenFile:
     """A Parquet file that is being written. It appears in the folder when it is closed.
 
-    If the ``with`` block of ``stack`` raises before `close`, nothing changes on a disk, but a bucket keeps
+    If the ``with`` block of ``stack`` raises before `close`, a local folder stays unchanged. A bucket keeps
     the incomplete file.
     """
 
@@ -76,7 +76,7 @@ class OpenFile:
         )
 
     def _flush(self, least: int) -> None:
-        """Write the waiting rows in full row groups; with ``least`` 1, also the rest, as a smaller one."""
+        """Write full row groups; keep the other rows, or write them as a smaller group if ``least`` is 1."""
         table = pa.concat_tables(self._waiting) if self._waiting else schema_of(self.layout).empty_table()
         size = self.group_rows
         full = len(table) if least == 1 else len(table) // size * size

@@ -170,7 +170,7 @@ class PartitionWriter:
 
 
 def _batches(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges (first, end) of roots, ``end`` excluded, with up to ``most`` nodes or with one root."""
+    """Yield ranges (first, end) of roots, ``end`` excluded: up to ``most`` nodes, or one larger root."""
     first = 0
     while first < len(ends):
         before = ends[first - 1] if first else 0

@@ -40,10 +40,11 @@ _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
 class Plan(BaseModel):
     """The planned content of a version.
 
-    The work is divided into ``units`` units. A unit reads the nodes of a block of chunks, ``block`` chunks
-    wide; in a renewal, it reads the nodes of up to `ROOTS_PER_UNIT` of the roots ``made``. The files are
-    divided into partitions. Partition i of the roots begins at the id ``root_bounds[i - 1]``, partition i of
-    the nodes at ``node_bounds[i - 1]``; partition 0 begins at 0.
+    The work is divided into ``units`` units. In a fresh version, a unit reads the nodes of a cube of chunks
+    with ``block`` chunks along each edge. In a renewal, ``made`` lists the roots to add, and a unit reads the
+    nodes of up to `ROOTS_PER_UNIT` of them. The files are divided into partitions (ranges of ids). Partition
+    i of the roots begins at the id ``root_bounds[i - 1]``, partition i of the nodes at
+    ``node_bounds[i - 1]``; partition 0 begins at 0.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -64,7 +64,7 @@ def delete_version(folder: Folder, number: int) -> None:
     names = folder.names(folder_name(number)) if is_unfinished(folder, number) else [MANIFEST]
     if others := standing_on(folder, number):
         listed = ", ".join(map(str, others))
-        raise VersionError(f"version {number} is part of version {listed}: delete {listed} first")
+        raise VersionError(f"version {number} is needed by version {listed}: delete {listed} first")
     with folder.locked(plan_path(number)) if PLAN in names else nullcontext(True) as free:
         if not free:
             raise VersionError(f"a job is making version {number} in {folder.url}: stop it first")

@@ -48,8 +48,8 @@ def find_changes(
         filled.append(roots[kept][found])
     if listed != base.totals.missing:
         raise VersionError(
-            f"version {base.number} lists {listed} nodes without features, expected {base.totals.missing} as "
-            "in its manifest: --rebase makes a version without a base"
+            f"version {base.number} lists {listed} nodes without features, but its manifest says "
+            f"{base.totals.missing}: make a fresh version with --rebase"
         )
     again = sorted_unique(np.concatenate(filled))
     return Changes(*(sorted_unique(np.concatenate([ids, again])) for ids in (changed.retired, changed.made)))

@@ -68,7 +68,7 @@ class VersionSql:
             kinds = [statement.type.name for statement in statements]
             if kinds != ["SELECT"]:
                 found = ", ".join(kinds) or "nothing"
-                raise ConfigError(f"expected one SELECT statement, got {found}: a query cannot write")
+                raise ConfigError(f"expected one SELECT statement, got {found}")
             result = self._connection.sql(query)
             return result.to_arrow_reader(BATCH_ROWS)
 

@@ -102,8 +102,8 @@ class Volume:
     def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[Slab]:
         """Yield the labels of a chunk in slabs along z. They share a buffer: use each before taking the next.
 
-        Labels are 0 beyond the segmentation's bounds. Files of compressed_segmentation become thin slabs of
-        runs. Raises VolumeError, naming the chunk, if the chunk cannot be read or decoded.
+        Labels are 0 beyond the segmentation's bounds. Labels of compressed_segmentation files are `Runs`, in
+        slabs of a few z planes. Raises VolumeError, naming the chunk, if the chunk cannot be read or decoded.
         """
         size = np.array(geometry.chunk_size)
         start = geometry.origins([chunk])[0]
@@ -190,7 +190,10 @@ class Volume:
 def _run_slabs(
     grid: Grid, packed: Encoding, start: Any, stop: Any, shape: Triple, files: Iterable[File]
 ) -> Iterator[Slab]:
-    """Yield files with the same z index as thin slabs of runs; the first slab has the counts of all files."""
+    """Yield the `Runs` of files with the same z index, in slabs of a few z planes.
+
+    The first slab has the sum of all files' `FileCounts`; the other slabs have counts of 0.
+    """
     from .layer_runs import LayerRuns
 
     layer, counts = LayerRuns(grid, packed, start, stop, shape), NO_FILES

@@ -192,7 +192,7 @@ class ShardedBlocks:
         return indexes
 
     def _decode_head(self, _: int, request: Request, found: FileBytes) -> Index | FileBytes:
-        """Return start and end (excluded) of each minishard's index, (n, 2) bytes from the file's start.
+        """Return start and end (excluded) of each minishard's index: (n, 2), in bytes from the file's start.
 
         Returns ``found`` if the file is missing or empty. Raises StorageError if the index is broken.
         """

@@ -41,7 +41,7 @@ def open_zarr(
 ) -> tuple[dict[str, Any], int, FileBlocks]:
     """Open a zarr or N5 layer at scale ``mip``, or at the scale with resolution ``scale`` in nm.
 
-    If the layer has no resolution with units, ``scale`` is the resolution of its first scale.
+    If the first scale has no resolution with units, it is opened, and ``scale`` must state its resolution.
 
     Returns a tuple: the layer's info in precomputed form; the index of the scale; a reader of its blocks.
     Raises StorageError if a metadata file cannot be read, and ValueError if the layer is not supported. For

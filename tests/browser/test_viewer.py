@@ -89,7 +89,7 @@ def largest_root(stack: Stack) -> int:
 
 # ------------------------------------------------------------------ what is seen
 def state_of(link: str) -> dict[str, Any]:
-    """Return a link's state, with only the nodes and skeletons coloured."""
+    """Return a link's state with magenta skeletons, and without axis lines, scale bar and bounding boxes."""
     state: dict[str, Any] = json.loads(unquote(link.partition("#!")[2]))
     root = state["layers"][0]["segments"][0]
     state["layers"][0]["segmentColors"] = {root: SKELETON}

@@ -48,7 +48,7 @@ sys.addaudithook(hook)
 
 @pytest.fixture(scope="module")
 def deadly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a path; while the file exists, workers exit on opening the file `KILLS`."""
+    """Return a path. While a file exists there, workers exit when they open the file `KILLS`."""
     return tmp_path_factory.mktemp("deadly") / "file"
 
 
@@ -215,7 +215,7 @@ def test_workers_that_no_longer_answer(
 
 
 def test_no_scheduler(sample: Path, tmp_path: Path) -> None:
-    """Check for an error of one line, although Dask retries."""
+    """Check that the command soon ends, with an error of one line."""
     address, begin = f"tcp://127.0.0.1:{free_port()}", time.monotonic()
     flags = ["--runner=DaskRunner", f"--dask_client_address={address}"]
     done = run_ingest(dataset_file(tmp_path, sample), "--create", *flags)

@@ -117,7 +117,7 @@ def slow_readers(nginx: Nginx) -> list[socket.socket]:
 
 @pytest.mark.parametrize("slow", [slow_heads, slow_bodies, slow_readers])
 def test_slow_clients_delay_no_other(nginx: Nginx, slow: Callable[[Nginx], list[socket.socket]]) -> None:
-    """Other tests share the cores and can only add to a time, so the least of three counts."""
+    """Take the least of three measurements, because load from other tests only adds to the time."""
 
     def p99_beside_them() -> float:
         with ExitStack() as stack:

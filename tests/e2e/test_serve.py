@@ -151,7 +151,7 @@ def test_serve_a_file_that_disappears_before_the_server_reads_it(
 
 
 def in_a_bucket(config: Path) -> bytes:
-    """Return the data sets file with explicit stores, which a file in a bucket must have."""
+    """Return the data sets file with each store named: a file in a bucket has no SQLite store by default."""
     entries = {name: dataset.model_dump(exclude={"name"}) for name, dataset in load_datasets(config).items()}
     return json.dumps(entries).encode()
 

@@ -44,10 +44,7 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 
 
 class Running:
-    """An updater process, and the table in ``folder`` that it writes: a copy, or an existing one.
-
-    Copying onto a file that the test process has open would drop its locks and break its connections.
-    """
+    """An updater process and its table in ``folder``: the existing one, or else a copy of ``finished``."""
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:
         there = folder / "datasets.yml"
@@ -253,7 +250,7 @@ def before_reads(folder: Path, statements: str) -> str:
 def test_a_long_batch_with_progress_is_not_killed(
     undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One message of all chunks takes longer than a batch may go without progress."""
+    """One message names nodes of all chunks. Its batch outlasts `BATCH_TIMEOUT_S`, but makes progress."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "time.sleep(0.7)"))
     monkeypatch.setattr(updater_run, "BATCH_TIMEOUT_S", 5.0)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
@@ -289,7 +286,7 @@ def ended_when(condition: Callable[[], bool]) -> Iterator[None]:
 
 
 def test_a_signal_to_all_processes(config: Path, pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """Check that batches finish, because service managers and terminals signal all processes."""
+    """Signal the workers too, as service managers and terminals do; check that batches finish."""
     reading, go = tmp_path / "reading", tmp_path / "go"
     wait = f"open({str(reading)!r}, 'w')\n    while not os.path.exists({str(go)!r}): time.sleep(0.05)"
     path = before_reads(tmp_path, wait)

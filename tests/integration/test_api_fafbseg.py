@@ -63,7 +63,7 @@ def copy_to_bigtable(config: Path) -> None:
 
 @pytest.fixture(scope="module")
 def values(config: Path) -> dict[int, dict[str, Any]]:
-    """Return the served values of each ready node."""
+    """Return the served values of each node that is neither missing nor empty."""
     dataset = load_dataset(DATASET, config)
     store = open_store(dataset.store, dataset.l2cache_id)
     rows = store.read(np.array(READY, dtype=np.uint64))

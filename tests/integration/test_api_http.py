@@ -53,7 +53,7 @@ API = "/l2cache/api/v1"
 def test_false_lengths(
     server: Server, headers: list[str], body: bytes, status: int, code: str | None
 ) -> None:
-    """Check that the connection closes, unless a length is too short. gunicorn's own errors have no code."""
+    """Only a too small Content-Length may leave the connection open. gunicorn's errors have no ``code``."""
     with connected(server, head(*headers), body + head(method="GET", path="/live")) as connection:
         answer = answer_on(connection)
         if code is None:

@@ -142,7 +142,7 @@ def test_roots_at_three_times(server: PcgServer, recorded: dict[str, Any]) -> No
 
 
 def test_changed_roots_between_three_times(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """Compare lists with duplicates. Roots made and retired between the times are in both."""
+    """Compare lists, not sets. A root that was made and retired between two times is both new and old."""
     for window in recorded["delta_roots"]:
         times = {f"timestamp_{name}": window[f"{name}_ms"] / 1000 for name in ("past", "future")}
         found = get(server, "/delta_roots", **times)

@@ -1,4 +1,4 @@
-"""Tests of nodes' supervoxels from cells and from a misbehaving server; see also test_nodes.py."""
+"""Tests of nodes' supervoxels, from Bigtable cells and from a misbehaving server; see also test_nodes.py."""
 
 from __future__ import annotations
 

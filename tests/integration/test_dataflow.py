@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("dead_topic", "versions")
 
 @pytest.fixture(scope="module")
 def versions() -> Iterator[None]:
-    """Start a storage emulator with the bucket of versions."""
+    """Start a Cloud Storage emulator with the bucket ``versions``, to which materialize jobs write."""
     with storage_emulator("versions") as host, pytest.MonkeyPatch.context() as patch:
         patch.setenv(bucket_files.EMULATOR, host)
         yield

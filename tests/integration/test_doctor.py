@@ -1,4 +1,4 @@
-"""Tests of ``l2features doctor`` with recorded, old, wrong, broken and inaccessible deployments."""
+"""Tests of ``l2features doctor``: PCGL2Cache's tables, a wrong graph, wrong rows, and denied access."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
 
 
 def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
-    """No chunk has a record: check that `doctor` shows the audit, and `status` shows no node count."""
+    """PCGL2Cache does not record which chunks are done: `doctor` shows the audit, `status` no node count."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
     config = config_of(recordings, tmp_path, "l2cache_repaired")

@@ -34,7 +34,7 @@ def run_status(config: Path, *options: str) -> Result:
 
 
 def record(config: Path) -> Updates:
-    """Record an update and an audit in the table, and return its notes."""
+    """Record an update, a backlog and an audit in the table; return the freshness recorded by updaters."""
     entry = load_dataset(DATASET, config)
     with closing(open_table(config)) as store:
         geometry = store.geometry()

@@ -1,4 +1,4 @@
-"""Tests of a graph's description of its segmentation, compared before any row is written."""
+"""Tests of errors for a graph that contradicts its segmentation, raised before any row is written."""
 
 from __future__ import annotations
 
@@ -206,7 +206,8 @@ def test_another_layer_than_the_graphs(emulator: Emulator, layer: Path, tmp_path
     (tmp_path / "link").symlink_to(layer)
     graph = meta_table(f"file://{layer}/")
     refused(
-        dataset_of(copy, graph), rf"has \S*file://{copy}, but bigtable://\S+ was made from file://{layer}/"
+        dataset_of(copy, graph),
+        rf"segmentation \S*file://{copy}, but bigtable://\S+ was made from file://{layer}/",
     )
     assert open_volume(dataset_of(copy, graph, watershed=f"file://{layer}")).mip == 0
     assert open_volume(dataset_of(tmp_path / "link", graph)).mip == 0

@@ -101,7 +101,7 @@ READABLE = {
 
 @pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
 def test_infos_that_are_read(served: Served, tmp_path: Path, change: Any) -> None:
-    """Check that features by chunk, the graph's nodes and features by node agree."""
+    """Check that a chunk's rows are of exactly the graph's nodes, and equal the rows computed by node id."""
     dataset = served.dataset(change, tmp_path)
     geometry = read_geometry(dataset)
     rows = ChunkSource(dataset, geometry, T0).compute(CHUNK).features

@@ -1,4 +1,4 @@
-"""Tests of nodes without voxels, marked only where every file of the chunk was read."""
+"""Tests of L2 nodes without voxels: marked as empty only if every file of their chunk was read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GONE = "1024-1088_512-576_36-52"
 
 @pytest.fixture
 def dataset(recordings: Recordings, tmp_path: Path) -> Dataset:
-    """Return the recorded graph's data set, in which node 1 of the chunk has no voxel."""
+    """Return a data set of the recorded graph, changed so that node 1 of chunk 0,0,0 has no voxel."""
     shutil.copytree(recordings.layers / "fixture_v2" / "ws", tmp_path / "ws")
     name = f"hollow_{tmp_path.name}"
     graph = strange_table(recordings, name, {first_node() + 1: packed((1 << 56) + 60_000)})

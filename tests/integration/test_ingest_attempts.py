@@ -78,7 +78,7 @@ def test_a_chunk_that_is_given_up_stays_so_until_a_run_has_ended(ingest: Ingest,
 
 
 def test_two_chunks_that_kill_are_given_up_one_after_the_other(sample: Path, tmp_path: Path) -> None:
-    """Check that a run dies at its first chunk not given up. Once a run has ended, both are retried."""
+    """Each run dies at its first chunk not yet given up. Once a run survives, both chunks are retried."""
     ingest = prepare(load_dataset("sample", dataset_file(tmp_path, sample)), create=True)
     store, chunks = ingest.open_store(), (CHUNK, OTHER)
     chunk_ids = as_ids([ingest.geometry.chunk_id(chunk) for chunk in chunks])

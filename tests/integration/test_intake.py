@@ -22,7 +22,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Return a function that opens intakes. A message's region is its table and first byte."""
+    """Return a function that opens intakes, which batch messages by region: here, table and first byte."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:

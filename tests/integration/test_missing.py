@@ -220,7 +220,7 @@ def test_unknown_topic(pubsub: PubSubEmulator, failures: Failures, caplog: pytes
 def test_failing_topic_is_not_retried_at_once(
     pubsub: PubSubEmulator, failures: Failures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Check that later ids count as failed and are never published, with one log record in all."""
+    """Check that after a failure, further ids are not sent: all count as failed, with one log record."""
     topic = Topic(create=False)
     missing = publisher(topic, failures, retry_after_s=3600.0)
     assert missing.publish(*TABLE, IDS) == 3

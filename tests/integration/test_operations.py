@@ -299,7 +299,7 @@ def test_a_presplit_table_is_ingested_without_create(
 
 
 def printed_splits(calls: list[list[str]], config: Path, tablets: int) -> list[bytes]:
-    """Return the row keys that the page's split program prints for the sample."""
+    """Return the row keys that splits.py prints for the sample. Check its call in docs/operations.md."""
     program = "deploy/bigtable/splits.py"
     assert of_program(calls, "python", program) == [["minnie", "datasets.yml", "200"]]
     ran = run_splits(config, tablets)

@@ -1,4 +1,4 @@
-"""Tests of layers that cloud-volume reads over HTTP: each node once, with its values and root."""
+"""Tests of Neuroglancer layers of L2 nodes, over HTTP: each node once, with its values and root."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.precomputed_reader import Decoder
 
 @dataclass
 class Layers:
-    """Served layers, with their rows, nodes by root, and current root of each node."""
+    """The layers' URL and geometry, their nodes' rows, each root's nodes, and each node's current root."""
 
     url: str
     geometry: Geometry
@@ -49,7 +49,7 @@ class Layers:
         return from_cloudpath(f"precomputed://{self.url}/{layer}", progress=False)
 
     def drawn(self, layer: str) -> dict[int, np.ndarray]:
-        """Return the expected record of each node that the layer can draw."""
+        """Return the expected annotation of each node that the layer can draw."""
         records, ids = NODE_LAYERS[layer].records(self.rows, self.geometry)
         return dict(zip(ids.tolist(), records, strict=True))
 
@@ -109,7 +109,7 @@ def layers(request: pytest.FixtureRequest) -> Layers:
 
 
 def is_drawn(found: Any, drawn: dict[int, np.ndarray]) -> bool:
-    """Return whether the nodes that cloud-volume read have the bytes of their records."""
+    """Return whether cloud-volume read each node's expected coordinates and properties, byte for byte."""
     expected = np.array([drawn[node] for node in found.ids.tolist()])
     columns = {"coordinates": found.geometry, **found.properties}
     assert set(columns) == {"coordinates", *(p.name for p in PROPERTIES)}
@@ -127,7 +127,7 @@ def test_cloud_volume_reads_every_valid_node_once(layers: Layers) -> None:
 
 @pytest.mark.parametrize("layer", ["nodes", "axes"])
 def test_every_valid_node_is_in_one_cell(layers: Layers, layer: str) -> None:
-    """Decode the layers ourselves, because cloud-volume 12.15 cannot read the axes layer."""
+    """Decode the layers ourselves: cloud-volume 12.15 cannot read layer ``axes``, which draws lines."""
     decoder, drawn = Decoder(layers.get(f"{layer}/info").json()), layers.drawn(layer)
     (level,) = decoder.info["spatial"]
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""Tests of unreachable hosts, which are named within five seconds and before any work."""
+"""Tests of unreachable hosts: an error names them within five seconds, before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def in_time(call: Callable[[], Result]) -> Result:
-    """Return the result of a call that took less than `SECONDS`, in one of several attempts."""
+    """Make a call up to `ATTEMPTS` times, and return the first result that took less than `SECONDS`."""
     for _ in range(ATTEMPTS):
         start = time.monotonic()
         result = call()
@@ -96,7 +96,7 @@ def test_the_subscriptions(unreachable: str, tmp_path: Path, sample: Path) -> No
 
 
 def test_bigtable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check without an emulator, with a local port in place of Google's host."""
+    """Check the error for Bigtable without an emulator. A closed local port replaces Google's host."""
     monkeypatch.delenv("BIGTABLE_EMULATOR_HOST", raising=False)
     monkeypatch.setattr("l2features.config.reach.BIGTABLE_HOST", "127.0.0.1:1")
     with pytest.raises(

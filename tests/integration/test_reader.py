@@ -1,4 +1,4 @@
-"""Tests of reading a data set: present and missing rows, and reasons."""
+"""Tests of reading a data set: present and missing rows, the reasons for missing ones, and the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that a table's generation changes when rows are replaced."""
+"""Tests of a table's generation, an id that changes when rows are replaced."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_an_unfinished_graph_is_completed(tmp_path: Path, url: str) -> None:
 
 # ------------------------------------------------------------------ edits
 def test_edits_as_kvdbclient_reads_them(config: Path, url: str, editor: SampleEditor) -> None:
-    """Check every supervoxel's node and root after each edit, and its node before all edits."""
+    """Check each supervoxel's L2 node and root after every edit. Reads at an earlier time must not change."""
     supervoxels = as_ids(list(objects_of(url)))
     client = pcg(load_dataset("sample", config))
     before = client.root_ext.get_roots(supervoxels, stop_layer=2)

@@ -76,7 +76,7 @@ def pcg(sample: Sample) -> Any:
 def by_root(
     sample: Sample, touching: Ids, time: datetime
 ) -> dict[int, tuple[set[int], set[tuple[int, int]]]]:
-    """Return the L2 nodes and edges of each root at a time, from the parents of supervoxels."""
+    """Return each root's L2 nodes and edges at ``time``, computed from its supervoxels with kvdbclient."""
     client = pcg(sample)
     supervoxels = as_ids([i for chunk in sample_chunks(sample) for i in chunk.objects])
     nodes, roots = (
@@ -96,7 +96,7 @@ def by_root(
 
 
 def check(sample: Sample, graph: BigtableGraph, touching: Ids, time: datetime) -> list[int]:
-    """Check the nodes and edges of all roots at a time, and return the roots."""
+    """Check the L2 nodes and edges of all roots at ``time``, and return the roots."""
     expected = by_root(sample, touching, time)
     nodes = graph.root_nodes(sample.geometry, as_ids(expected), 1_000)
     edges = graph.root_edges(sample.geometry, nodes.l2_ids)
@@ -132,7 +132,7 @@ def test_roots_are_connected_through_faces(sample: Sample, editor: SampleEditor,
 
 
 def single_is_needed(editor: SampleEditor, node: int, tree: dict[int, Ids]) -> bool:
-    """Return whether the node has an edge at its layer, as nodes with one child must."""
+    """Return whether the node has cross-chunk edges at its layer, which a node with one child needs."""
     below = [node]
     while any(i >> 56 > 2 for i in below):
         below = [j for i in below for j in (tree[i].tolist() if i >> 56 > 2 else [i])]

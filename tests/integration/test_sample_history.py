@@ -81,7 +81,7 @@ class Walk:
         return node
 
     def valid(self, ms: int) -> dict[int, int]:
-        """Return the root of each node made by a time, unless the root is retired by then."""
+        """Return each L2 node made by time ``ms`` with its root, unless that root was retired by then."""
         roots = {node: self.root(node, ms) for node in self.of_layer(2) if self.made(node) <= ms}
         retired = {root: self.retired(root) for root in roots.values()}
         return {node: root for node, root in roots.items() if not (retired[root] or ms + 1) <= ms}

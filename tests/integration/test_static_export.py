@@ -73,7 +73,7 @@ def sampled(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="module")
 def recorded(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Export the recorded graph between its edits: a renewed version with retired roots."""
+    """Export a version of the recorded graph between its edits. It retires roots of its base version."""
     folder = tmp_path_factory.mktemp("recorded")
     config = ingested(folder, recordings, "fixture_v2")
     recording = recordings.json("roots.json")

@@ -30,7 +30,7 @@ from tests.support.version_job import files_of
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write random versions that retire roots of the one before, and return their data sets file."""
+    """Write three random versions, the later ones with retired roots, and return their data sets file."""
     folder = tmp_path_factory.mktemp("chain")
     write_chain(folder / "versions", renewals=2, nodes=2_000)
     config = dataset_file(folder, "precomputed://file:///nowhere", versions=str(folder / "versions"))
@@ -71,7 +71,7 @@ def test_only_visible_rows_are_exported(chain: Path, whole: Path) -> None:
 
 
 def test_files_of_ids_have_the_wanted_size(whole: Path) -> None:
-    """Check only `by_id`: a single list of another index may fill much of a 20,000-byte file."""
+    """Check only `by_id`: in other indexes, one root or cell may fill much of a 20,000-byte file."""
     uneven, several = uneven_indexes(whole, 20_000)
     assert {f"{layer}/by_id" for layer in NODE_LAYERS} <= several - set(uneven)
 

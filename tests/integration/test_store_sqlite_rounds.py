@@ -147,7 +147,7 @@ os.wait()
 
 
 def test_a_child_process_takes_its_own_locks(tmp_path: Path) -> None:
-    """Otherwise another process could take itself for the last user of the file and remove the log."""
+    """Otherwise, another process could think itself the file's last user, and delete the write-ahead log."""
     url = f"sqlite://{tmp_path}/store.db"
     with closing(open_store(url, "t")) as store:
         store.create(META)

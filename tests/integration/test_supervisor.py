@@ -60,7 +60,7 @@ def test_failed_batches_go_after_more_urgent_messages(pubsub: PubSubEmulator, tm
 def test_a_message_that_fails_for_a_day_is_a_dead_letter(
     pubsub: PubSubEmulator, tmp_path: Path, age_s: float, failing_s: float, is_kept: bool
 ) -> None:
-    """Check that time before the first attempt does not count."""
+    """Check that the day starts at the first failed attempt, not when the message was published."""
     leased = Leased("key", 0, Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0))
     supervised = supervisor(tmp_path, Feed(), attempts=1)
     supervised._failed([leased], "it broke", died=False)
@@ -74,7 +74,7 @@ def test_a_message_that_fails_for_a_day_is_a_dead_letter(
 
 
 def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """Check that short messages get the other worker, even in the same subscription."""
+    """Check that while one worker has a message of many ids, the other takes only messages of few ids."""
     feed = Feed()
     supervised = supervisor(tmp_path, feed)
     intake, (busy, idle) = supervised.intake, (Worker() for _ in range(2))

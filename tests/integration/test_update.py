@@ -106,7 +106,7 @@ def test_empty_nodes_are_marked_and_invalid_ones_refused(updater: Updater) -> No
 
 
 def test_a_batch_has_a_result_for_each_message(updater: Updater, tmp_path: Path) -> None:
-    """Check that rows and dead letters are written when the results are returned."""
+    """Check that rows and dead letters are written before the results are returned."""
     store, dead, progress = updater.store("sample"), tmp_path / "dead", list[int]()
     ids = rows_of(updater, Chunk(0, 0, 0)).ids
     forget(store, ids[:1])

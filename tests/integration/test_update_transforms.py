@@ -54,7 +54,7 @@ TOPIC = "projects/my-project/topics/dead"
 
 
 def note(element: Any, file: str) -> None:
-    """Append an element to a file. Runners pickle functions, so a list here would stay empty."""
+    """Append an element to a file. Runners pickle functions, so appends to a list would go to a copy."""
     with Path(file).open("a") as out:
         out.write(json.dumps(element) + "\n")
 
@@ -83,7 +83,7 @@ def run_stream(pipeline: beam.Pipeline) -> None:
 
 
 def new_stream() -> beam.Pipeline:
-    """Return a pipeline on the one local runner with a test clock."""
+    """Return a streaming pipeline on a local runner that supports `TestStream`."""
     return beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions(["--streaming"]))
 
 
@@ -194,7 +194,7 @@ def test_a_message_whose_part_is_lost_is_refused_when_the_stream_ends(tmp_path: 
 
 
 def collected_of(stream: Stream, folder: Path) -> list[Any]:
-    """Collect a stream's entries by message; return their part numbers, or None for entries without one."""
+    """Run `CollectByMessage`; return the part numbers of each message's entries, None for `OpenMessage`."""
     pipeline = new_stream()
     reported = pipeline | stream.advance_watermark_to_infinity()
     collected = reported | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()

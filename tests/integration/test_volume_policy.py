@@ -32,7 +32,7 @@ REPORTED_FORBIDDEN = "missing, reported as forbidden"
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:
-    """Yield the file kind, layout, source and treatment of each case in the table."""
+    """Yield the file kind, layout, source and treatment of each case in the table of docs/volumes.md."""
     text = (ROOT / "docs" / "volumes.md").read_text().partition(HEADER)[2].partition("\n\n")[0]
     for row in text.splitlines()[2:]:
         kind, *treatments = (part.strip() for part in row.strip("|").split("|"))
@@ -46,7 +46,7 @@ CELLS = list(cells())
 
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """Return the files of the same labels, plain and sharded."""
+    """Return the files of two layers with the same labels, by layout: plain and sharded."""
     folder, labels = tmp_path_factory.mktemp("layers"), cells_of_labels()
     return {
         layout: files_of(make_layer(folder / layout, labels, layout == "sharded"))

@@ -40,7 +40,7 @@ def read_steps(dockerfile: str) -> list[Step]:
 
 
 def stages(steps: list[Step]) -> dict[str, list[Step]]:
-    """Return each stage's instructions, after those of the stages that it builds on."""
+    """Return the instructions of each stage by name. Those of its base stages come first."""
     found: dict[str, list[Step]] = {}
     for step in steps:
         if step.word == "FROM":
@@ -76,7 +76,7 @@ def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
 
 
 def below(text: str, root: Path) -> str:
-    """Move the absolute paths in a command or value of a Dockerfile below ``root``."""
+    """Put ``root`` in front of each absolute path in ``text``, a command or value of a Dockerfile."""
     return re.sub(r"(?<![\w./:])/(?=\w)", f"{root}/", text)
 
 
@@ -86,7 +86,7 @@ def last(steps: list[Step], word: str) -> str:
 
 
 def build(root: Path) -> Path:
-    """Build the packages from the copied files alone, and return their site-packages folder."""
+    """Build the packages in ``root/src`` into site-packages below ``root``, and return that folder."""
     site = root / SITE.strip("/")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
     subprocess.run(command, cwd=root / "src", check=True, capture_output=True)
@@ -94,7 +94,7 @@ def build(root: Path) -> Path:
 
 
 def import_with_only(lock: str, code: str, variables: Mapping[str, str] | None = None) -> set[str]:
-    """Run code that can import only a lock file's packages; return the modules that it cannot import."""
+    """Run code without the third-party modules that a lock file lacks, and return their names."""
     required = (ROOT / lock).read_text()
     pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
     modules = packages_distributions().items()

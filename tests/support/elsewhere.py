@@ -28,8 +28,8 @@ def clone_repository(folder: Path) -> None:
 def make_python(folder: Path, wheel: Path | None = None) -> Path:
     """Create an environment, install ``wheel`` if given, and return its Python.
 
-    The environment also has the libraries installed here. Python does not read the .pth files in their
-    folder, so an editable install of this repository is not found.
+    The environment also finds the running Python's libraries, but it ignores the .pth files beside them.
+    So it does not find an editable install of this repository.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"

@@ -76,7 +76,7 @@ def with_a_version(config: Path) -> Path:
 
 
 def indexed_table(folder: Path) -> Path:
-    """Return the data sets file of a finished ingest; each node is a segment of its own, 1 to 100."""
+    """Return the data sets file of a finished ingest. Each node has its own segment (ids 1 to 100)."""
     config = small_table(folder)
     with closing(open_table(config)) as store:
         start_index(store)

@@ -30,7 +30,7 @@ schemathesis.openapi.format("point", st.tuples(coordinates, coordinates, coordin
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     """Add a root point to requests with ``collapse_nm``, and remove ``graph`` from those with ``version``.
 
-    Replace each odd-numbered node id with that of a node in the table.
+    If the node id in the path is odd, replace it with the id of a node in the table.
     """
     if case.query and "collapse_nm" in case.query:
         case.query.setdefault("root_point", "17056,8464,1760")

@@ -157,7 +157,7 @@ def chain(ids: Ids) -> Pairs:
 
 
 def random_roots(counts: Sequence[int], seed: int = 0) -> dict[int, Ids]:
-    """Return a root for each count, with sorted nodes in random chunks; the first two share a node."""
+    """Return a root for each n in ``counts``, with n nodes in random chunks. The first two share a node."""
     rng, layout = np.random.default_rng(seed), GEOMETRY.layout
     roots = {}
     for i, n in enumerate(counts):

@@ -22,7 +22,8 @@ CHUNK = 256
 def graph_at(positions: Any, edges: Any, missing: Iterable[int] = (), root: int = ROOT) -> NeuronGraph:
     """Return a graph with a node at each of ``positions``, (n, 3) in whole nm. Its voxels are 1 nm wide.
 
-    Nodes are in the order of the positions. Ids encode chunks of `CHUNK` nm, so they may be unsorted.
+    Nodes are in the order of the positions. Their ids may be unsorted, because an id starts with a chunk.
+    Chunks are `CHUNK` nm wide.
     """
     positions = np.asarray(positions, dtype=np.int64).reshape(-1, 3)
     low = positions.min(axis=0)

@@ -39,7 +39,7 @@ class Cluster(NamedTuple):
 
     @property
     def deadly(self) -> Path:
-        """Return the file that may hold a path: a worker that opens this path exits."""
+        """Return a file in which a test may name another file. A worker that opens the named file exits."""
         return self.record.with_name("deadly")
 
     @property

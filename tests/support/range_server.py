@@ -21,7 +21,7 @@ class Served(NamedTuple):
 
 @contextmanager
 def range_server(folder: Path) -> Iterator[Served]:
-    """Serve a folder. Each status in ``answers`` is sent once instead of a byte range."""
+    """Serve a folder. Each status in the yielded ``answers`` is sent once instead of a byte range."""
     asked: list[dict[str, str]] = []
     answers: list[int] = []
 

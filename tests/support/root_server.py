@@ -18,7 +18,7 @@ Answer = tuple[int, bytes]
 
 
 class RootServer(ThreadingHTTPServer):
-    """A fake graph server. ``asked`` lists the requested routes; ``fail`` may return an answer instead."""
+    """A fake graph server. ``asked`` lists the requested routes; ``fail`` may replace a route's answer."""
 
     request_queue_size = 128
 
@@ -70,7 +70,7 @@ class RootServer(ThreadingHTTPServer):
         return list(reversed(self.roots[root]["l2_ids"])) if root in self.roots else []
 
     def above(self, ids: list[int], seconds: float) -> list[int]:
-        """Return each id's last root created up to a time, even if retired, as the genuine server does."""
+        """Return each L2 id's newest root created by a time, retired or not, as the genuine server does."""
         found: dict[int, int] = {}
         for root, entry in sorted(self.roots.items(), key=lambda item: item[1]["created_ms"]):
             if entry["created_ms"] <= seconds * 1000 + 0.5:

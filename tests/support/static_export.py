@@ -95,9 +95,9 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
 
 
 def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
-    """Return the file sizes of each uneven index by name, and the names of all indexes of several files.
+    """Return the shard sizes of each uneven index by name, and the names of all indexes with several shards.
 
-    An index of several files is uneven if any file's size is over 20% off ``wanted``.
+    An index with several shards is uneven if any shard's size is over 20% off ``wanted``, in bytes.
     """
     uneven, several = dict[str, list[int]](), set[str]()
     for layer in NODE_LAYERS:

@@ -44,7 +44,7 @@ def fates(outcomes: list[Outcome]) -> dict[str, list[int]]:
 
 
 class Faulty:
-    """A node source that first calls ``before``, which may raise or return the features."""
+    """A node source that calls ``before``, which may raise. Only if it returns None, ``source`` is called."""
 
     def __init__(self, source: NodeSource, before: Any) -> None:
         self.source, self.before = source, before

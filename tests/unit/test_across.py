@@ -1,4 +1,4 @@
-"""Tests of runs along the slowest axis, against the same volume in the other memory order."""
+"""Tests of runs along the slowest axis: C and Fortran order yield the same runs and features."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def node(x: int, number: int, children: list[int], valid: tuple[str, str] = ("",
 
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Return a data set of two chunks of four supervoxels each; the edit splits a node of the first chunk."""
+    """Return a data set of two four-supervoxel chunks. At time `EDIT`, a node of the first chunk splits."""
     monkeypatch.setitem(SOURCES, "toy", ToyGraph)
     labels = np.zeros([a * b for a, b in zip(CHUNK_SIZE, GRID, strict=True)], dtype=np.uint64)
     for x in range(GRID[0]):

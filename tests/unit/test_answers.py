@@ -48,7 +48,7 @@ def plain_json(rows: Rows, names: Sequence[str] = NAMES) -> dict[str, Any]:
 
 
 def random_rows(n: int, seed: int = 3) -> Rows:
-    """Return rows in shuffled order: a third has no principal axes, some are not computed or missing."""
+    """Return rows with shuffled ids: a third without principal axes, some not computed, and some missing."""
     rng = np.random.default_rng(seed)
     features = np.zeros(n, dtype=FEATURES)
     for name in NAMES:
@@ -167,7 +167,7 @@ def test_floats_are_those_that_are_stored(value: float) -> None:
 
 @pytest.mark.parametrize("name", [a.name for a in ATTRIBUTES if a.dtype.itemsize == 2])
 def test_every_number_of_16_bits_has_one_text(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Check that JSON made row by row equals JSON made column by column, for each number at each index."""
+    """Check all 65,536 values: JSON made row by row equals JSON made column by column."""
     numbers = np.arange(1 << 16, dtype=np.uint16).view(FEATURES[name].base)
     features = np.zeros(len(numbers), dtype=FEATURES)
     features["label"] = np.arange(len(features), dtype=np.uint64) + np.uint64(NODE)

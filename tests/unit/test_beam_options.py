@@ -1,4 +1,4 @@
-"""Tests of Beam's boolean options: each has the given value, in every spelling."""
+"""Tests of Beam's boolean options: `--flag`, `--flag=true` and `--flag true` set the same value."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_default_of_ours_gives_way() -> None:
 
 
 def test_switches_with_a_custom_no_spelling() -> None:
-    """`argparse.BooleanOptionalAction` has such a spelling; Beam 2.77 does not use it."""
+    """`argparse.BooleanOptionalAction` adds `--no-fast` to `--fast`. Beam 2.77's options do not use it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fast", action=argparse.BooleanOptionalAction, default=True)
     assert switches(parser) == {"--fast": Switch("fast", True), "--no-fast": Switch("fast", False)}

@@ -96,7 +96,7 @@ def test_noise_of_every_width(dtype: Any) -> None:
 
 
 def test_labels_twice_in_a_table_make_one_run() -> None:
-    """The second block has 32 bits per voxel. Both tables repeat a label, and both contain label 6."""
+    """Check that equal labels in one block's table, or in the tables of two adjacent blocks, make one run."""
     heads = [4 | 2 << 24, 8, 9 | 32 << 24, 12]
     first, second = [5, 5, 5, 6], [6, 6, 7]
     words = np.array([*heads, *first, 0b11100100, *second, 0, 1, 2, 2], np.uint32)

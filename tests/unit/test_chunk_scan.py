@@ -1,4 +1,4 @@
-"""Tests of scans of a table's chunk records; processes share the result in a note of the table."""
+"""Tests of scans of a table's chunk records. Processes share the result, which is stored in the table."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
 
 
 def use_only(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
-    """Make every attempt at the distances fail, except the one that starts with this integer type."""
+    """Make `measure` return None unless ``kind`` is the integer type that it uses first."""
 
     def measured(*arguments: Any) -> Spans | None:
         return measure(*arguments) if arguments[4][0] is kind else None
@@ -403,7 +403,7 @@ def test_import_is_cheap() -> None:
 
 
 def test_squares_beyond_32_bits_at_the_end_of_a_chunk() -> None:
-    """Noise is labelled up to the last voxel; 64-bit squared distances must not be stored beyond it."""
+    """Labels reach the last voxel. 64-bit squared distances written past it must not remain in the result."""
     noise = np.random.default_rng(1).integers(0, 6, (21, 27, 21)).astype(np.uint16)
     rows = compute_features(noise, (10**6, 10**6, 10**6 + 1))
     assert rows["mean_dt_nm"].tolist() == [65504] * 5

@@ -56,7 +56,7 @@ def test_a_real_neuron(shared: Shared, kind: str, options: dict[str, Any]) -> No
 
 
 def ours_nodes(graph: NeuronGraph, skeleton: Skeleton) -> np.ndarray:
-    """Return the index of each vertex's node; ids of `graph_at` are not sorted."""
+    """Return each vertex's index into ``graph.node_ids``, which may be unsorted."""
     order = np.argsort(graph.node_ids)
     return order[np.searchsorted(graph.node_ids, skeleton.l2_ids, sorter=order).clip(max=len(graph) - 1)]
 

@@ -1,4 +1,4 @@
-"""Tests of `once`: workers of a run make something once, and again after a failure."""
+"""Tests of `once`: only one pytest worker fills a shared folder; after a failure, the next starts anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of `PictureReader`: stored skeletons, and lists of nodes that may be cached."""
+"""Tests of `PictureReader`: which skeletons are stored, and which lists of nodes may be cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that sum chunk records from Bigtable's cells, and compare with sums of decoded records."""
+"""Tests of sums of chunk records from Bigtable's cells: they equal the sums of decoded records."""
 
 from __future__ import annotations
 

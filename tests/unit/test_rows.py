@@ -156,7 +156,7 @@ def test_sizes_are_exact(resolution: tuple[float, float, float], voxels: int, vo
 def test_sizes_that_do_not_fit(step: float) -> None:
     rows = Rows.complete(one_row(size_nm3=2**32 - 1))
     with pytest.raises(
-        ValueError, match=r"4294967295 voxels of .* nm\^3: expected a volume below 2\^64 nm\^3"
+        ValueError, match=r"4294967295 voxels of .* nm\^3 each: expected a volume below 2\^64 nm\^3"
     ):
         served_column(rows, replace(FIXTURE, resolution=(step, step, step)), "size_nm3")
 

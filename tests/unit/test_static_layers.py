@@ -143,7 +143,7 @@ def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("count", [0.9, 3.1, 6.2, 11.4, 14.7])
 def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: float, count: float) -> None:
-    """Check this for 100,000 lists, of which none is larger than a twentieth of a file."""
+    """Check file sizes for 100,000 lists. No list is larger than a twentieth of a file."""
     random = np.random.default_rng(3)
     ids, sizes = random.integers(1, 1 << 60, 100_000).astype(np.uint64), random.lognormal(5, spread, 100_000)
     wanted = int(sizes.sum() / count)

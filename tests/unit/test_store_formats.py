@@ -1,4 +1,4 @@
-"""Tests of SQLite file formats: older ones are read and written, and an error names a newer one."""
+"""Tests of SQLite file formats: older ones are read and written; for newer ones, an error names the table."""
 
 from __future__ import annotations
 

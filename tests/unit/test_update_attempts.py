@@ -48,7 +48,7 @@ def apply(updater: Updater, members: list[Member]) -> dict[str, list[Outcome]]:
 
 
 def die_at(updater: Updater, node: int, members: list[Member], times: int) -> None:
-    """Raise `Killed` at a node in ``times`` calls, which do not record the end of their attempts."""
+    """Call `apply` ``times`` times. Each call is killed at ``node``, so its attempt has no recorded end."""
 
     def before(wanted: Ids) -> None:
         if node in wanted:

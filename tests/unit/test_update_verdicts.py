@@ -1,4 +1,4 @@
-"""Tests of parts, outcomes and verdicts of messages."""
+"""Tests of batches of messages' ids, and of the verdict on a message from the outcomes of its ids."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_a_version_that_others_stand_on_stays(tmp_path: Path) -> None:
     chain = write_chain(tmp_path, renewals=2)
     for number, others in ((1, "2, 3"), (2, "3")):
         with pytest.raises(
-            VersionError, match=f"version {number} is part of version {others}: delete {others} first"
+            VersionError, match=f"version {number} is needed by version {others}: delete {others} first"
         ):
             delete_version(chain.folder, number)
     assert findings_of(chain.folder, chain.manifests[2]) == []
@@ -250,7 +250,7 @@ def test_an_unfinished_version(tmp_path: Path) -> None:
     chain.folder.write("000002/work/part", b"")
     assert is_unfinished(chain.folder, 2)
     assert not is_unfinished(chain.folder, 1)
-    with pytest.raises(VersionError, match="version 1 is part of version 2"):
+    with pytest.raises(VersionError, match="version 1 is needed by version 2"):
         delete_version(chain.folder, 1)
     delete_version(chain.folder, 2)
     delete_version(chain.folder, 1)

@@ -190,7 +190,7 @@ def test_delete(tmp_path: Path) -> None:
     chain = write_chain(tmp_path / "versions", renewals=1)
     config = config_of(tmp_path, chain.folder.url)
     refused = run("versions", "delete", DATASET, 1, "--yes", "--config", config)
-    assert (refused.exit_code, "error: version 1 is part of version 2" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "error: version 1 is needed by version 2" in refused.stderr) == (1, True)
     asked = run("versions", "delete", DATASET, 2, "--config", config)
     assert (asked.exit_code, "is finished: delete it? [y/N]" in asked.output) == (1, True)
     assert chain.folder.exists("000002/manifest.json")

@@ -45,7 +45,7 @@ def test_garbage() -> None:
 @pytest.mark.parametrize(("labels", "bits"), [(2, 1), (3, 2), (5, 4), (16, 4), (17, 8), (300, 16)])
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
 def test_a_voxel_names_a_label_of_its_table(labels: int, bits: int, dtype: Any) -> None:
-    """A table ends where the data ends, or where a block's voxels or another table begin."""
+    """Table lengths are not stored: a table ends at the next table, the next voxels, or the data's end."""
     volume = np.asfortranarray((np.arange(16 * 8 * 8) % labels).reshape(16, 8, 8).astype(dtype))
     data = bytearray(compressed_segmentation.compress(volume, (8, 8, 8), order="F"))
     checked_words(bytes(data), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))

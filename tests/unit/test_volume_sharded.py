@@ -92,7 +92,7 @@ def changed(content: bytes, at: int, value: int) -> bytes:
     ],
 )
 def test_damages(tmp_path: Path, damage: Any, said: str) -> None:
-    """In a damage, ``i`` is where the index of minishard 0 begins in the file."""
+    """``damage`` changes the file's bytes ``c``; ``i`` is the offset of minishard 0's index in the file."""
     make_layer(tmp_path, cells_of_labels(), sharded=True)
     content = (tmp_path / SHARD).read_bytes()
     start, stop = (int(n) for n in np.frombuffer(content[:16], "<u8"))

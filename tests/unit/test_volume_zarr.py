@@ -40,7 +40,7 @@ def multiscales(path: str, unit: str | None = "nanometer") -> dict[str, Any]:
 
 
 def blocks(full: bool = True) -> Any:
-    """Yield coordinates and voxels of the blocks; ``full`` pads those at the end."""
+    """Yield each block's grid coordinates and voxels. ``full`` pads blocks that the array's end cuts off."""
     for cell in np.ndindex(*(math.ceil(n / step) for n, step in zip(SHAPE, STEP, strict=True))):
         part = LABELS[tuple(slice(a * n, a * n + n) for a, n in zip(cell, STEP, strict=True))]
         pad = [(0, n - m) for n, m in zip(STEP, part.shape, strict=True)] if full else [(0, 0)] * 3

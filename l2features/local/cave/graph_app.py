@@ -116,7 +116,8 @@ def answered(request: Request, respond: Callable[[], Response]) -> Response:
 class Asked:
     """The parameters and the body of a request.
 
-    Methods raise ValueError for an invalid parameter, and HTTPException for an invalid body.
+    Methods raise ValueError for an invalid parameter or a body without valid ids, and HTTPException for a
+    body that is too large or not valid gzip.
     """
 
     def __init__(self, request: Request) -> None:
@@ -136,7 +137,7 @@ class Asked:
     def time(self, name: str = "timestamp", default: float | None = None) -> datetime:
         """Return the time of a parameter, which is in seconds since 1970.
 
-        A missing parameter means ``default``, in seconds since 1970, or the present.
+        If it is missing, returns ``default``, also in seconds since 1970, or the present if that is None.
         """
         text = self.args.get(name)
         if text is None:

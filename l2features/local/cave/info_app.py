@@ -1,6 +1,6 @@
 """CAVE's info service, as a WSGI application to mount at ``/info``.
 
-Clients derive every URL from a data stack's ``local_server``, which is the origin of their request.
+Clients derive every URL from a data stack's ``local_server``: the scheme and host of their own request.
 """
 
 from __future__ import annotations

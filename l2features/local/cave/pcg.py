@@ -109,8 +109,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``.
 
-        The search goes up one parent at a time, for all ids together. An id whose path ends below ``layer``
-        gets 0. If all remaining paths end in the same step, their ids get the last nodes of the paths, as in
+        Each step goes from all ids below ``layer`` to their parents. An id whose last ancestor is below
+        ``layer`` gets 0. But if no id has a parent in a step, each of these ids gets its last ancestor, as in
         PyChunkedGraph.
         """
         found, layers = ids.copy(), self.geometry.layout.layers

@@ -218,7 +218,7 @@ class _Objects:
         return np.concatenate(halves)
 
     def labels(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Labels:
-        """Return the labels from ``start`` to ``stop`` (excluded), in voxels from the first voxel."""
+        """Return the labels of voxels ``start`` to ``stop`` (excluded). The volume begins at (0, 0, 0)."""
         shape = stop - start
         blocks = [
             np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)

@@ -129,10 +129,7 @@ def start_place(c: Any, s: Any) -> None:
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
-    """Start a cell; set ``s.column`` to the index of its column.
-
-    The index is `ABSENT` for an unknown column, and for an older version of a cell.
-    """
+    """Start a cell; set ``s.column`` to its column, or to `ABSENT` for an unknown column or older version."""
     if s.key == ABSENT:
         s.bad, s.newest = ABSENT, 0
         seen[:] = False

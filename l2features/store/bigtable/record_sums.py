@@ -66,7 +66,7 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
-    """Return the sums over done chunks; None if a record's text is not in the form that this version writes."""
+    """Return the sums over done chunks; None if a record's text is not as this version would write it."""
     parts = [text.partition(_REASON) for text in texts]
     try:
         numbers = orjson.loads(b"[%b]" % b",".join([begin + b"}" for begin, _, _ in parts]))

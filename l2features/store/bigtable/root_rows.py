@@ -77,7 +77,7 @@ def index_entries(chunk_id: int, segments: Ids, stale: Ids, most: int) -> Iterat
 
 
 def first_nodes(most: int) -> RowFilter:
-    """Return the filter for the ``most`` lowest nodes of each segment."""
+    """Return the filter for the nodes with the lowest ids of each segment, at most ``most`` per segment."""
     return RowFilterChain(filters=[FamilyNameRegexFilter(FAMILY), CellsRowLimitFilter(most)])
 
 

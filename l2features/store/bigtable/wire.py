@@ -83,8 +83,9 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
 def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
     """Return start and end of the value in the StringValue or BytesValue ``data[at:end]``.
 
-    Without a value, returns ``first`` and ``last``, from an earlier occurrence of the field, or else an empty
-    value. The end is -1 if the message is malformed.
+    ``first`` and ``last`` are the start and end from an earlier occurrence of the same field. If this one has
+    no value, they are returned; if ``first`` is `ABSENT`, start and end of an empty value are returned.
+    The end is -1 if the message is malformed.
     """
     if first == ABSENT:
         first = last = at

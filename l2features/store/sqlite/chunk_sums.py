@@ -57,8 +57,9 @@ class Page(NamedTuple):
 def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: int, line: str) -> Page:
     """Return the sums of up to `ROWS` records from the key ``first`` on.
 
-    Done chunks with ``line`` are counted in SQL; these are nearly all. The query selects a range of keys,
-    because SQLite would copy all columns of the page for a query with LIMIT.
+    Nearly all done chunks have the same line (see `Page`). Pass it as ``line``, so that SQL counts these
+    chunks instead of returning a line for each. The query selects a range of keys, because SQLite would copy
+    all columns of the page for a query with LIMIT.
     """
     chunks = f'FROM "{name}.chunks" WHERE id >= :first'
     keys = f"(SELECT id {chunks} ORDER BY id LIMIT 1 OFFSET {ROWS - 1}), (SELECT MAX(id) {chunks})"

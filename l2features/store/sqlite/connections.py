@@ -3,7 +3,7 @@
 `sqlite3.connect` alone is not enough: the file may be created, deleted or replaced at any time, the file's
 folder may be read-only, and SQLite's locks do not survive a fork.
 
-* One `stat` decides whether the file exists. It is no error if the file appears after that.
+* One `stat` decides whether the file exists. A file that appears after it counts as missing for this call.
 * A pooled connection is reused only while the path still names the file that the connection opened; SQLite
   would continue with the deleted file. While a file is replaced, connections to the old and the new file may
   briefly share a log. SQLite then reports IOERR, and the call is retried for `SETTLE_S`.
@@ -66,7 +66,7 @@ class _Opened(NamedTuple):
     generation: int
 
     def discard(self) -> None:
-        """Close the connection, but not one of the parent process: this would release the parent's locks."""
+        """Close the connection, unless the parent process opened it: the parent would lose its locks."""
         if self.pid == os.getpid():
             self.db.close()
         else:
@@ -103,9 +103,9 @@ class Connections:
             self._return(opened)
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the result of ``query``, which may run more than once, and is interrupted at the deadline.
+        """Return the result of ``query``, which may run more than once.
 
-        Raises FileMissing if the file is missing.
+        Interrupts the query after ``deadline_s``. Raises FileMissing if the file is missing.
         """
         until = time.monotonic() + self.deadline_s
 

@@ -1,8 +1,7 @@
 """Encode and decode the rows of a SQLite table: each row is one record, the bytes of a numpy dtype.
 
-A table may have records of several dtypes, each of a different length, which tells them apart. The dtypes are
-described in the file. So rows from before and after an attribute was added are in one table, without a
-migration.
+A table may have records of several dtypes. These differ in length, so the length of a record tells its dtype.
+The file describes each dtype. A new attribute therefore needs no migration: older rows keep their dtype.
 
     >>> formats = {FIRST.itemsize: FIRST}
     >>> len(decode([bytes(FIRST.itemsize)], formats))

@@ -1,4 +1,4 @@
-"""The SQL tables of roots' cells and of the segment index; the first write to a table creates it."""
+"""The SQL tables of root cells (named values of a root) and the segment index; a first write creates each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS "{name}.segments" (
 def read_roots(
     db: sqlite3.Connection, name: str, roots: Ids, names: Sequence[str], where: str
 ) -> dict[int, dict[str, bytes]]:
-    """Return values of cells by root and name. Raises UnknownFormat, naming ``where``, for a newer format."""
+    """Return the values of root cells by root and name. Raises UnknownFormat for a cell of a newer format."""
     found: dict[int, dict[str, bytes]] = {}
     if exists(db, f"{name}.roots"):
         query = (
@@ -60,9 +60,9 @@ def delete_roots(db: sqlite3.Connection, name: str, roots: Ids) -> None:
 
 
 def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> dict[int, Ids]:
-    """Return the ``most`` lowest node ids of each segment, sorted.
+    """Return the lowest node ids of each segment, at most ``most``, sorted.
 
-    The order is unsigned; SQLite stores ids as signed integers.
+    They are sorted as unsigned integers, although SQLite stores them as signed ones.
     """
     found: dict[int, Ids] = {}
     if exists(db, f"{name}.segments"):

@@ -69,7 +69,7 @@ class SqliteStore(Store):
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """See `TableNotes.put_geometry`. An empty timestamp in the row means that the table has no meta."""
+        """See `TableNotes.put_geometry`. The row of a table without meta has an empty timestamp."""
         self._describe(Meta("", "", "", geometry))
 
     def _describe(self, meta: Meta, replaced: str = "") -> None:

@@ -46,7 +46,10 @@ LOOK_S, STORE_S = 1.0, 5.0
 
 
 class Publisher:
-    """Publishes parcels in order, up to the share that `allow` sets, most edits after their graph rows."""
+    """Publishes messages in order, up to the share that `allow` sets.
+
+    Writes an edit's graph rows before its first message; for a few edits, shortly after it.
+    """
 
     def __init__(self, world: World, parcels: Sequence[Parcel], random: np.random.Generator) -> None:
         self.world, self.parcels, self.random = world, parcels, random
@@ -152,7 +155,7 @@ class Tally:
 
 @dataclass
 class Figures:
-    """Durations in seconds, counts, and messages left."""
+    """Results of a `Storm`: durations in seconds, number of rounds, and ids of messages left at the end."""
 
     pauses: list[float] = field(default_factory=list)
     outages: list[float] = field(default_factory=list)

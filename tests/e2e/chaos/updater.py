@@ -92,7 +92,7 @@ class RestartedUpdater:
             self.process.wait()
 
     def orphans(self) -> list[int]:
-        """Return ids of processes that are still running after a grace period."""
+        """Wait up to `ORPHANS_S` for the updater's processes to exit; return ids of those still running."""
         until = time.monotonic() + ORPHANS_S
         while (left := self._left()) and time.monotonic() < until:
             time.sleep(LOOK_S)

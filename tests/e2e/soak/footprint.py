@@ -57,7 +57,7 @@ def peaks_mb(before: Mapping[int, int]) -> float:
 
 
 class Growth(NamedTuple):
-    """A figure in the second and in the last quarter of some samples."""
+    """Use of a resource: ``before`` is from the second quarter of the samples, ``after`` from the last."""
 
     name: str
     before: float

@@ -22,7 +22,7 @@ UNKNOWN = 1_000_000
 
 @dataclass(frozen=True)
 class Hostile:
-    """A message; ``reason`` is None if it is empty and dropped."""
+    """A message and its expected reason code; None for the empty message, which the updater drops."""
 
     name: str
     data: bytes

@@ -87,7 +87,10 @@ class Strain:
             return
 
     def replay(self, message: Hostile) -> float:
-        """Apply a message from a file: Pub/Sub may refuse it. Return child processes' peak memory, MB."""
+        """Apply a message from a file, because Pub/Sub may refuse it.
+
+        Returns the peak memory, in MB, of the largest child process so far.
+        """
         folder, config = self.dataset.config.parent, self.dataset.config
         (folder / "recorded.bin").write_bytes(message.data)
         (folder / "recorded.json").write_text(json.dumps({"attributes": dict(message.attributes)}))
