@@ -161,7 +161,7 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
             counts += _apply(box, dict(batch), updater)
     click.echo(
         f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} kept for permanent errors, "
-        f"{counts[Verdict.RETRY]} kept for other errors"
+        f"{counts[Verdict.RETRY]} for other errors"
     )
     return bool(counts[Verdict.DEAD] or counts[Verdict.RETRY])
 

@@ -134,7 +134,9 @@ class Supervisor:
             done, dead = (self.totals[f"messages_{verdict}"] for verdict in (Verdict.DONE, Verdict.DEAD))
             fates = (Fate.WRITTEN, Fate.EMPTY, Fate.PRESENT)
             ids = ", ".join(f"{self.totals[f'ids_{fate}']} {fate}" for fate in fates)
-            logger.info("%d messages done, %d refused; ids: %s; leased=%d", done, dead, ids, backlog[0])
+            logger.info(
+                "since start: %d messages done, %d refused; ids: %s; leased=%d", done, dead, ids, backlog[0]
+            )
 
     def _serve(self) -> None:
         """Wait for messages and workers, and handle their events."""

@@ -153,7 +153,7 @@ class KeptRoots:
                 self._table.put_root_cells(cells)
         except StoreError as error:
             self._rest_until = time.monotonic() + REST_S
-            logger.warning("cannot write results of roots, next attempt in %g s: %s", REST_S, error)
+            logger.warning("cannot store results computed for roots, next attempt in %g s: %s", REST_S, error)
 
     def _remember(self, kind: ResultKind, arrays: Mapping[int, np.ndarray]) -> None:
         with self._lock:

@@ -135,7 +135,7 @@ def _process() -> int:
 @lru_cache(100)
 def _warn_once(table: str, error: str) -> None:
     logger.warning(
-        "table %s: cannot store the note %r, so each process scans the chunks: %s", table, NOTE, error
+        "table %s: cannot store the chunk scan (note %r), so each process repeats it: %s", table, NOTE, error
     )
 
 

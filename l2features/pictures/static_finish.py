@@ -113,8 +113,9 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
     if len(set(sums.values())) > 1:
         run.folder.delete_folder(WORK)
         raise VersionError(
-            f"{run.url}: layer {layer} has {sums['by_id']} nodes by id, {sums['related']} by root, "
-            f"{sums['cells']} in cells: expected equal numbers, run the command again"
+            f"{run.url}: layer {layer} has {sums['by_id']} nodes in the index by id, "
+            f"{sums['related']} in the index by root, {sums['cells']} in the spatial index: "
+            "expected equal numbers, run the command again"
         )
     own = (by_index[index.path] for index in run.plan.indexes if index.layer == layer)
     for written in (one for parts in own for one in parts if one.path):

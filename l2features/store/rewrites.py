@@ -50,7 +50,7 @@ def read_generation(notes: TableNotes) -> bytes | None:
         raise
     except BadNote as error:
         logger.warning(
-            "%s; results of roots are not cached until a job that replaces rows writes a new note", error
+            "%s; until the next job that replaces rows, results computed for roots are not cached", error
         )
         return None
     if note is None:

@@ -89,7 +89,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
             reports.setdefault(entry.part, entry)
     if opened is None or not opened.parts <= reports.keys():
         found = f"{len(reports)} of {len(opened.parts)} reports" if opened else f"{len(reports)} reports only"
-        raise ValueError(f"a message cannot be settled: expected the message and its reports, got {found}")
+        raise ValueError(f"cannot settle: expected a message and a report of each of its parts, got {found}")
     outcomes = [*opened.outcomes, *(o for part in sorted(opened.parts) for o in reports[part].outcomes)]
     return opened, settle(outcomes, opened.delivery.last, opened.delivery.overdue)
 

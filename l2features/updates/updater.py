@@ -167,7 +167,7 @@ class Updater(OpenDatasets):
         try:
             self._retries.call(place.dataset, attempts.end, members)
         except StoreError as error:
-            logger.warning("chunk %s: cannot clear the counted attempts: %s", place.chunk, error)
+            logger.warning("chunk %s: cannot reset its counts of compute attempts: %s", place.chunk, error)
 
     def _tried(self, place: DatasetChunk, batch: Sequence[Member]) -> list[Computed]:
         """Compute a batch as a whole or, after an error that a single message may have caused, by member.

@@ -63,7 +63,7 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
         tmp_path / "dead" / "x.json"
     )
     done = run("deadletters", "replay", tmp_path / "dead", "--config", config)
-    assert (done.exit_code, done.stdout) == (1, "1 done, 1 kept for permanent errors, 0 kept for other errors\n")
+    assert (done.exit_code, done.stdout) == (1, "1 done, 1 kept for permanent errors, 0 for other errors\n")
     assert "x: data set sample: id 7 is not of layer 2" in done.stderr
     assert chunk_rows(store, FIRST).features.tobytes() == rows.features.tobytes()
     left = list(LetterFolder(tmp_path / "dead").letters())
@@ -114,7 +114,10 @@ def test_other_files_do_not_stop_a_replay(
     pubsub: PubSubEmulator, with_other_files: Path, config: Path
 ) -> None:
     computed = run("deadletters", "replay", with_other_files, "--config", config)
-    assert (computed.exit_code, computed.stdout) == (1, "0 done, 2 kept for permanent errors, 0 kept for other errors\n")
+    assert (computed.exit_code, computed.stdout) == (
+        1,
+        "0 done, 2 kept for permanent errors, 0 for other errors\n",
+    )
     target = Subscribed()
     published = run("deadletters", "replay", with_other_files, "--topic", target.topic)
     assert (published.exit_code, published.stdout) == (1, "2 published\n")
@@ -135,7 +138,7 @@ def test_replay_keeps_what_failed(config: Path, tmp_path: Path) -> None:
     before = [file.read_bytes() for file in (tmp_path / "dead").iterdir()]
     (tmp_path / "l2cache.db").unlink()
     done = run("deadletters", "replay", tmp_path / "dead", "--config", config)
-    assert (done.exit_code, done.stdout) == (1, "0 done, 0 kept for permanent errors, 1 kept for other errors\n")
+    assert (done.exit_code, done.stdout) == (1, "0 done, 0 kept for permanent errors, 1 for other errors\n")
     assert "there is no file" in done.stderr
     assert [file.read_bytes() for file in (tmp_path / "dead").iterdir()] == before
 
@@ -199,7 +202,10 @@ def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
     for data in (good, bad, good, bytes(11_000_000)):
         LetterTopic(queue.topic).put(DeadLetter(data, EDIT, REFUSALS, 4, NOW))
     done = run("deadletters", "replay", queue.subscription, "--config", config)
-    assert (done.exit_code, done.stdout) == (1, "1 done, 2 kept for permanent errors, 0 kept for other errors\n"), done.stderr
+    assert (done.exit_code, done.stdout) == (
+        1,
+        "1 done, 2 kept for permanent errors, 0 for other errors\n",
+    ), done.stderr
     assert "data set sample: id 7 is not of layer 2" in done.stderr
     assert "too large for the topic" in done.stderr
     assert chunk_rows(store, FIRST).features.tobytes() == rows.features.tobytes()

@@ -122,7 +122,9 @@ def test_a_store_that_refuses_writes_is_read(
         assert shared_scan(store, GEOMETRY).map.most_nodes == 4
         assert shared_scan(store, GEOMETRY).map.most_nodes == 4
     assert (
-        caplog.text.count("cannot store the note 'chunk_scan', so each process scans the chunks: read only")
+        caplog.text.count(
+            "cannot store the chunk scan (note 'chunk_scan'), so each process repeats it: read only"
+        )
         == 1
     )
 

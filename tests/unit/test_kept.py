@@ -145,7 +145,7 @@ def test_a_refused_write_is_logged_once_and_tried_again_later(
             reader.put(L2_IDS, {root: array})
     assert cells.puts == 1
     [record] = caplog.records
-    assert record.getMessage() == f"cannot write results of roots, next attempt in 60 s: {error}"
+    assert record.getMessage() == f"cannot store results computed for roots, next attempt in 60 s: {error}"
     cells.error = None
     with patch("l2features.neurons.kept.time.monotonic", lambda: float("inf")):
         reader.put(L2_IDS, {ROOT: array})

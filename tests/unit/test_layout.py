@@ -49,7 +49,9 @@ def test_a_grid_takes_the_bits_that_its_axes_need(grid: Triple, bits: Triple, le
 
 @pytest.mark.parametrize("grid", [(1 << 20, 1 << 10, (1 << 10) + 1), (1 << 30, 1 << 30, 1 << 30)])
 def test_a_grid_that_leaves_no_room_for_segments(grid: Triple) -> None:
-    with pytest.raises(ConfigError, match=r"take \d+ \+ \d+ \+ \d+ of the 56 bits after an id's layer: expected 16"):
+    with pytest.raises(
+        ConfigError, match=r"take \d+ \+ \d+ \+ \d+ of the 56 bits after an id's layer: expected 16 bits"
+    ):
         layout_for_grid(grid, CHUNK)
 
 
