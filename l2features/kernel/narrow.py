@@ -107,18 +107,19 @@ def measure(
     if not _first_pass(runs, passes[0].narrow, distances, thick, below):
         reuse(distances)
         return None
-    roots = make_roots(kinds[0], factor, divisor)
+    roots = Roots(factor, divisor, np.float32(0))
+    if kinds[0] is np.uint16:
+        roots = make_roots(factor, divisor)
     _second_pass(runs, passes[0].wide, passes[1], distances, thick, below, roots)
     return distances
 
 
 @lru_cache(maxsize=16)
-def make_roots(kind: type[np.integer[Any]], factor: float, divisor: float) -> Roots:
-    """Return a type's `Roots`. ``single`` is 0 unless float32 gives the exact nm of every uint16 number."""
-    single = np.float32(factor / divisor**2)
-    squared = np.arange(2**16)
+def make_roots(factor: float, divisor: float) -> Roots:
+    """Return the `Roots` of uint16. ``single`` is 0 unless float32 is exact for all numbers of 16 bits."""
+    single, squared = np.float32(factor / divisor**2), np.arange(2**16)
     whole = np.floor(np.sqrt(squared * factor) / divisor)
-    exact = kind is np.uint16 and (np.floor(np.sqrt(squared.astype(np.float32) * single)) == whole).all()
+    exact = (np.floor(np.sqrt(squared.astype(np.float32) * single)) == whole).all()
     return Roots(factor, divisor, single if exact else np.float32(0))
 
 

@@ -207,7 +207,7 @@ def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, i
 @pytest.mark.parametrize(("unit", "single"), [(8, True), (17, False)])
 def test_roots_in_float32(monkeypatch: pytest.MonkeyPatch, unit: int, single: bool) -> None:
     """Check that square roots use float32 only where that is exact. Features are exact in both cases."""
-    assert bool(make_roots(np.uint16, float(unit**2), 1.0).single) is single
+    assert bool(make_roots(float(unit**2), 1.0).single) is single
     volume = make_blobs(np.random.default_rng(8), (30, 31, 32), 9)
     use_only(monkeypatch, np.uint16)
     check_equal(compute_features(volume, (unit,) * 3), plain_features(volume, (unit,) * 3))
