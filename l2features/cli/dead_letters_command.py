@@ -98,7 +98,7 @@ def show(where: str, name: str, limit: int | None, payload: bool) -> None:
         if not payload:
             _show(letter)
         elif letter.left_out:
-            raise ConfigError(f"dead letter {name!r}: {_without_payload(letter)}")
+            raise ConfigError(f"dead letter {name!r}: {_why_no_payload(letter)}")
         else:
             sys.stdout.buffer.write(letter.data)
             sys.stdout.buffer.flush()
@@ -174,7 +174,7 @@ def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Co
     for name, letter in batch.items():
         if letter.left_out:
             counts[Verdict.DEAD] += 1
-            _report(name, _without_payload(letter))
+            _report(name, _why_no_payload(letter))
     deliveries = {name: letter.delivery(name) for name, letter in batch.items() if not letter.left_out}
     for name, outcomes in apply_messages(updater, deliveries.values()).items():
         delivery = deliveries[name]
@@ -200,7 +200,7 @@ def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
         for name, letter in box.letters(list(names)):
             try:
                 if letter.left_out:
-                    raise Unpublishable(_without_payload(letter))
+                    raise Unpublishable(_why_no_payload(letter))
                 publisher.publish(letter.data, letter.attributes)
             except Unpublishable as error:
                 stay += 1
@@ -235,7 +235,7 @@ def _more(box: LetterBox) -> str:
     return ", and there may be more: raise --limit" if box.limited else ""
 
 
-def _without_payload(letter: DeadLetter) -> str:
+def _why_no_payload(letter: DeadLetter) -> str:
     """Return why a letter that lacks its payload cannot be replayed."""
     size, sha256 = letter.payload
     return f"payload of {size} bytes, sha256 {sha256}, was too large for the topic and is missing"
@@ -250,7 +250,7 @@ def _show(letter: DeadLetter) -> None:
     for key, value in sorted(letter.attributes.items()):
         click.echo(f"attribute {_shown(key)} = {_shown(value)}")
     if letter.left_out:
-        click.echo(f"payload   {_without_payload(letter)}")
+        click.echo(f"payload   {_why_no_payload(letter)}")
     else:
         begin = f"{letter.data[:40]!r}{'…' * (len(letter.data) > 40)}"
         click.echo(f"payload   {len(letter.data)} bytes, {begin}")
