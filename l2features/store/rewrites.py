@@ -67,7 +67,7 @@ def end_rewrites(notes: TableNotes) -> None:
 
 
 class Rewriting:
-    """The window in which one process may replace rows of a table. Threads may share it."""
+    """The window of time in which one process may replace rows of a table. Threads may share it."""
 
     def __init__(self, notes: TableNotes) -> None:
         self._notes, self._lock = notes, threading.Lock()
