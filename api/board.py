@@ -141,7 +141,7 @@ class Board:
         return Notes(updates, history, audit, unreadable, now)
 
     def _sample(self) -> SampleInfo:
-        """Return a sample of nodes from chunks with ingest records, or from any chunks if none is known."""
+        """Return a sample of nodes from chunks recorded with nodes, or from any chunks if none is known."""
         scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
         nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
         return sample_info(nodes, self._example(nodes))

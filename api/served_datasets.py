@@ -221,7 +221,7 @@ class ServedDataset:
             return Counted(self.store.coverage(), datetime.now(UTC))
 
     def scan(self) -> ChunkScan:
-        """Return ingest progress and a map of node counts, from the latest scan of the table's chunks.
+        """Return ingest progress and a map of chunks by state, from the latest scan of the chunk records.
 
         Scans the table if a new scan is due. Raises StoreError if the table cannot be read, and ApiError 503
         if the metadata cannot be read in time.

@@ -61,7 +61,9 @@ def update_job_name(subscriptions: Sequence[str]) -> str:
 
 
 def _job_name(job: str, shown: str, same: str) -> str:
-    """Return the flag for a job's name: ``job``, ``shown`` (cut if it is long), and a digest of ``same``.
+    """Return the flag for the name ``l2features-JOB-SHOWN-DIGEST``; a long ``shown`` is cut.
+
+    The digest is that of ``same``.
 
     Dataflow runs one job per name at a time. ``same`` identifies the table or the subscriptions completely,
     so its digest differs between jobs whose ``shown`` is alike.

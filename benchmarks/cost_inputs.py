@@ -51,7 +51,7 @@ class Inputs:
     ``nodes``, and ``files`` and ``file_bytes`` of the segmentation.
 
     Averages per node: ``row_bytes`` of an uncompressed row, ``packed_bytes`` of a lightly compressed row, and
-    ``sqlite_bytes``. ``start_s`` is the core-seconds that a worker process takes to start and to end.
+    ``sqlite_bytes``. ``start_s`` is the core-seconds of a worker process outside the steps, mostly to start.
     """
 
     machine: str

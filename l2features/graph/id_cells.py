@@ -135,7 +135,7 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
     """Return the ids in a cell as bytes, little-endian; ``what`` names the ids in errors.
 
     Compressed cells begin with zstd's magic number. Raw cells begin with the low four bytes of an id, which
-    equal this number only in a chunk of more than four billion ids.
+    equal this number only in chunks of millions of ids.
 
     Raises:
         ValueError: the length is not a multiple of 8, a compressed cell has more than ``most`` ids, or it

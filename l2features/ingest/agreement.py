@@ -90,7 +90,7 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
         named = info.watershed
         if named and known and all(differ(named, path) for path in known):
             raise ConfigError(
-                f"data set {dataset.name!r} names the segmentation {known[-1]}, but {name} was made from "
+                f"data set {dataset.name!r} reads the segmentation {known[-1]}, but {name} was made from "
                 f"{named}: if the first is a copy of the second, set 'watershed: {named}'"
             )
 

@@ -1,8 +1,9 @@
 """Rates of an ingest: chunks and nodes recorded in its last ten minutes.
 
 The record of a chunk has the time at which its computation ended, but not when it began. So the table also
-stores when the latest run began. A rate covers the time since then, but at most `RATE_WINDOW`. The time since
-the first record would leave out how long the first chunks took, so the rate would be too high.
+stores when the latest run began. A rate covers the time from then to the newest record, but at most
+`RATE_WINDOW`. The time since the first record would leave out how long the first chunks took, so the rate
+would be too high.
 """
 
 from __future__ import annotations

@@ -149,10 +149,11 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 
 
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
-    """Return the metadata to store in the table; ``there`` is the stored metadata, None without a table.
+    """Return the metadata to store in the table; ``there`` is the stored metadata, if any.
 
-    Raises ConfigError if ``timestamp`` differs from the table's, or is missing for the new table of a data
-    set with a graph. Raises StoreError if the table belongs to another graph, segmentation or geometry.
+    Raises ConfigError if ``timestamp`` differs from the table's, or is missing although the data set has a
+    graph and no metadata is stored. Raises StoreError if the table belongs to another graph, segmentation or
+    geometry.
     """
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))

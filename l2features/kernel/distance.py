@@ -36,7 +36,7 @@ class Scale(NamedTuple):
 
     If a squared distance is d squared units, the distance is ``sqrt(d * factor) / divisor`` nm. If
     ``d * factor`` is at most 2^52, the floored result is exact: a root that is not a whole number never
-    rounds up to one in float64.
+    rounds up to one in float64. Beyond, a distance may be 1 nm too large.
     """
 
     steps: list[int]

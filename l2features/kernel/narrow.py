@@ -92,7 +92,7 @@ def measure(
     ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and the type
     for thick labels. All squared distances must be below the second type's ``far``. ``below`` states that
     they are also below the first type's ``far``; the second type is then not used. If ``below`` is False,
-    returns None if too many strips of LANES lines have a result that is the first type's ``far``.
+    returns None if too many strips of LANES lines have a first-pass result of the first type's ``far``.
     """
     distances = make_spans(runs, kinds[0])
     tables = {kind: make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds}

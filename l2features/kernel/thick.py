@@ -59,7 +59,7 @@ def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 def _search_row(
     block: LineBuffers, strip: int, row: int, group: int, rows: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row, and note each lane's row with the lowest parabola; return the steps per direction."""
+    """Measure a row, note each lane's row with the lowest parabola, return the mean steps per direction."""
     stepped = block.stepped
     best = load(stepped, row * LANES)
     lowest = splat(stepped, row)
@@ -91,7 +91,7 @@ def _measure_group(
     unit: Any,
     reach: int,
 ) -> int:
-    """Measure the rows between the searched rows ``first`` and ``last``; return the steps taken.
+    """Measure the rows between the searched rows ``first`` and ``last``; return the mean steps per direction.
 
     ``inner`` holds, for each lane, the largest result of these rows after STEPS steps.
     """
@@ -113,7 +113,7 @@ def _measure_group(
 def _search_between(
     block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row by the parabolas of rows ``begin`` to ``end``; return the steps per direction."""
+    """Measure a row by the parabolas of rows ``begin`` to ``end``; return the mean steps per direction."""
     stepped = block.stepped
     best = load(stepped, row * LANES)
     steps = 0

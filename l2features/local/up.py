@@ -77,7 +77,7 @@ def _check_installed() -> None:
 
 def _check_folder(folder: Path) -> None:
     """Raise ConfigError unless the folder is new or empty, was made by `l2features up`, or has only the
-    sample that `l2features up` would write to it.
+    sample that `l2features up` would write to it. Raises ConfigError also as `check_config` does.
     """
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()

@@ -253,8 +253,9 @@ class NeuronReader:
     def kept(self, kind: ResultKind, root: int) -> bytes | None:
         """Return the bytes that `kept_bytes` cached for a root, without reading the root's L2 ids.
 
-        Returns None if no bytes are cached, or if rows are being replaced. Always returns None for a data set
-        with the graph ``flat``, because its roots may get more L2 ids when further chunks are ingested.
+        Returns None if no bytes are cached, or if rows are being replaced. Always returns None for a graph
+        that is not ``permanent``, such as ``flat``, because its roots may get more L2 ids when further chunks
+        are ingested.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:

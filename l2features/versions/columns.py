@@ -2,7 +2,8 @@
 
 A vector has a column for each component: ``rep_coord_nm_x``, ``chunk_intersect_count_lower_x``, ``pca_1_x``
 (the x of the first axis), ``pca_val_1``. Ids and all other integers are signed, because neither Delta Lake
-nor Iceberg has unsigned integers. Ids are below 2^63: their top 8 bits are the layer, which is below 128.
+nor Iceberg has unsigned integers. Ids are below 2^63: their top bits (8 in every known graph) are the
+layer, which is below 128.
 """
 
 from __future__ import annotations

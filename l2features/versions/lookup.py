@@ -280,7 +280,8 @@ def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> 
     """Return whether ``tables`` have the first ``limit`` rows of the result.
 
     ``then`` is the smallest key in the unread row groups; None if all are read. Rows of smaller keys come
-    before all unread rows. So do rows of the key ``then``: one layer has them all, and is read in order.
+    before all unread rows. So do
+    the rows of ``tables`` with the key ``then``: one layer has them all, and is read in order.
     """
     if then is None:
         return True

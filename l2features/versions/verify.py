@@ -67,7 +67,7 @@ class Counts(NamedTuple):
 
 
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
-    """Check every file of a version, including those from older versions, and count the version's rows.
+    """Hash and check every file of a version, including those from older versions, and count its rows.
 
     Rows are counted only if no file has a problem. Problems are added to ``found``. ``progress`` receives the
     number of bytes of each read. Memory does not grow with the version's size.

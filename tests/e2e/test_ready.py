@@ -45,7 +45,7 @@ def emulator_to_stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 
 def fill(config: Path) -> None:
-    """Write two data sets, each with a table of one node, and without segmentation and graph."""
+    """Write two data sets, each with a table of one node. Their segmentation and graph do not exist."""
     cv_path = f"graphene://http://127.0.0.1:{free_port()}/segmentation/table/gone"
     entries = {name: {"cv_path": cv_path, "l2cache_id": name, "store": STORE_URL} for name in ("one", "two")}
     config.write_text(json.dumps(entries))

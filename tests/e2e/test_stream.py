@@ -44,7 +44,10 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 
 
 class Running:
-    """An updater process and its table in ``folder``: the existing one, or else a copy of ``finished``."""
+    """An updater process and its table in ``folder``: the existing one, or else a copy of ``finished``.
+
+    An existing table is not replaced, because connections to it may be open.
+    """
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:
         there = folder / "datasets.yml"

@@ -170,7 +170,8 @@ def test_who_else_may_be_left(config: Path) -> None:
     for flag in ("--detach", "--wait=false"):
         done = run_job(ingest.main, f"--config={config}", "--dataset=sample", flag)
         assert done.returncode == 2
-        assert "a job on runner local cannot outlive this command" in done.stderr
+        wanted = "expected --runner=DataflowRunner; a job on runner local cannot outlive this command"
+        assert wanted in done.stderr
 
 
 def table(name: str, store: str = "bigtable://p/i") -> Dataset:

@@ -155,7 +155,7 @@ class BigtableStore(Store):
         """See `ChunkLog.put_chunk`.
 
         The segment index is written before the record. If the call is interrupted, the record still has the
-        earlier segments, so a repeated call removes them from the index.
+        earlier segments, so a repeated call removes those that the chunk has no longer.
         """
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))

@@ -50,7 +50,7 @@ class RowsRead(Generic[P]):
     """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The concurrent reads
-    of one `Connection` method share the lock ``turn``, so only one of them at a time takes messages from
+    of one call of `Connection` share the lock ``turn``, so only one of them at a time takes messages from
     gRPC; otherwise their threads would contend for the GIL at every message. Meanwhile, gRPC receives the
     messages of the other reads.
     """

@@ -3,7 +3,8 @@
 `sqlite3.connect` alone is not enough: the file may be created, deleted or replaced at any time, the file's
 folder may be read-only, and SQLite's locks do not survive a fork.
 
-* One `stat` decides whether the file exists. A file that appears after it counts as missing for this call.
+* One `stat` decides whether the file exists. Unless the call creates the file, a
+  file that appears after it counts as missing.
 * A pooled connection is reused only while the path still names the file that the connection opened; SQLite
   would continue with the deleted file. While a file is replaced, connections to the old and the new file may
   briefly share a log. SQLite then reports IOERR, and the call is retried for `SETTLE_S`.
