@@ -22,7 +22,7 @@ MISSING = "error: the module 'distributed' is not installed: pip install 'l2feat
         ([DASK], "--runner DaskRunner: expected --dask_client_address=tcp://HOST:PORT"),
         (["--runner=dask"], "--runner dask: expected --dask_client_address=tcp://HOST:PORT"),
         ([ADDRESS], "--dask_client_address tcp://127.0.0.1:1: expected --runner=DaskRunner"),
-        ([DASK, ADDRESS, "--detach"], "expected --runner=DataflowRunner"),
+        ([DASK, ADDRESS, "--detach"], "a job on runner DaskRunner cannot outlive this command"),
     ],
 )
 def test_options_that_go_together(flags: list[str], message: str) -> None:
