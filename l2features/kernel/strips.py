@@ -237,5 +237,5 @@ def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> b
 
 @compiled
 def reaches(block: LineBuffers, place: int, far: Any) -> bool:
-    """Return whether a row of a strip has a result of ``far``. The row's first result is at ``place``."""
+    """Return whether a result in a strip's row equals ``far``. The row's first result is at ``place``."""
     return bool(any_greater(load(block.out, place), splat(block.out, far - 1)))

@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 def differences() -> dict[str, tuple[int, int]]:
-    """Return old and new status of each exchange that differs, from the docs."""
+    """Return the old and the new status of each exchange that the docs list as different."""
     found = re.search(DIFFERENCES, (ROOT / "docs" / "api.md").read_text(), re.S)
     assert found
     rows = [line.split("|")[1:4] for line in found[1].splitlines() if line.startswith("| `")]

@@ -96,8 +96,8 @@ def read_recent(
 ) -> tuple[datetime | None, dict[int, Work]]:
     """Return a tuple: the time of the newest done chunk; `ChunkTotals.recent` of a window that ends there.
 
-    For each interval that has chunks, two queries read the SQL index of times in order. SQLite would sort all
-    chunks for a query with GROUP BY.
+    For each interval (see `chunk_totals.INTERVAL`) with chunks, two queries read the SQL index of times.
+    SQLite would sort all chunks for a query with GROUP BY.
     """
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((time,),) = db.execute(f"SELECT MAX(time) {chunks}")
