@@ -16,13 +16,16 @@ DASK, ADDRESS = "--runner=DaskRunner", "--dask_client_address=tcp://127.0.0.1:1"
 MISSING = "error: the module 'distributed' is not installed: pip install 'l2features[dask]'\n"
 
 
+OUTLIVES = "expected --runner=DataflowRunner; a job on runner DaskRunner cannot outlive this command"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([DASK], "--runner DaskRunner: expected --dask_client_address=tcp://HOST:PORT"),
         (["--runner=dask"], "--runner dask: expected --dask_client_address=tcp://HOST:PORT"),
         ([ADDRESS], "--dask_client_address tcp://127.0.0.1:1: expected --runner=DaskRunner"),
-        ([DASK, ADDRESS, "--detach"], "a job on runner DaskRunner cannot outlive this command"),
+        ([DASK, ADDRESS, "--detach"], OUTLIVES),
     ],
 )
 def test_options_that_go_together(flags: list[str], message: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -39,19 +40,30 @@ def test_requests_wait_in_the_queue_for_their_permits() -> None:
             assert time.monotonic() - begun > 0.09
 
 
-def test_a_request_is_refused_at_once_if_the_queue_is_full() -> None:
-    reads = limiter(max_requests=1, share=1, timeout_s=30, queued=1)
+@contextmanager
+def waiting(reads: Limiter, dataset: str) -> Iterator[Future[None]]:
+    """Fill a queue of one place: one of two requests waits, and the other is refused at once.
 
-    def read() -> bool:
-        with reads.request("a"):
-            return True
+    Yields the waiting request, which gets its permit at the end of the block.
+    """
+
+    def read() -> None:
+        with reads.request(dataset):
+            pass
 
     with ThreadPoolExecutor(2) as pool:
-        with reads.request("a"):
-            both = [pool.submit(read) for _ in range(2)]
-            first = next(as_completed(both, timeout=10))
-            assert isinstance(first.exception(), ApiError)
-        assert sum(read.exception() is None for read in both) == 1
+        with reads.request(dataset):
+            both = {pool.submit(read) for _ in range(2)}
+            refused = next(as_completed(both, timeout=10))
+            assert isinstance(refused.exception(), ApiError)
+            (left,) = both - {refused}
+            yield left
+        assert left.result() is None
+
+
+def test_a_request_is_refused_at_once_if_the_queue_is_full() -> None:
+    with waiting(limiter(max_requests=1, share=1, timeout_s=30, queued=1), "a") as left:
+        assert not left.done()
 
 
 def test_a_request_leaves_the_queue_after_the_time_out() -> None:
@@ -67,19 +79,8 @@ def test_a_request_leaves_the_queue_after_the_time_out() -> None:
 
 def test_one_data_set_leaves_room_in_the_queue_for_others() -> None:
     reads = limiter(max_requests=2, share=1, timeout_s=30, queued=1)
-
-    def read() -> bool:
-        with reads.request("hanging"):
-            return True
-
-    with ThreadPoolExecutor(2) as pool:
-        with reads.request("hanging"):
-            both = [pool.submit(read) for _ in range(2)]
-            first = next(as_completed(both, timeout=10))
-            assert isinstance(first.exception(), ApiError)
-            with reads.request("healthy"):
-                assert not all(read.done() for read in both)
-        assert sum(read.exception() is None for read in both) == 1
+    with waiting(reads, "hanging") as left, reads.request("healthy"):
+        assert not left.done()
 
 
 def test_one_data_set_leaves_room_for_others() -> None:

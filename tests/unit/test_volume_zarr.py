@@ -158,7 +158,7 @@ def test_sharded_zarr_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_resolution_without_a_unit_is_asked_for(tmp_path: Path, unit: str | None) -> None:
     write_zarr2(tmp_path)
     write(tmp_path / ".zattrs", multiscales("s0", unit))
-    with pytest.raises(VolumeError, match=r"no resolution with units: give 'scale: \[x"):
+    with pytest.raises(VolumeError, match=r"the layer has no resolution with units: give 'scale: \[x"):
         Volume(f"zarr2://file://{tmp_path}")
     volume = Volume(f"zarr2://file://{tmp_path}", scale=(16, 16, 40))
     assert volume.bounds.resolution == (16, 16, 40)
