@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeral_port_reserve import reserve
+
 from ..config.datasets import BIGTABLE_VARIABLE, PUBSUB_VARIABLE
 from ..core.errors import ConfigError
 
@@ -91,10 +93,8 @@ PUBSUB = EmulatorProgram(
 
 
 def free_port() -> int:
-    """Return a free port of the loopback address."""
-    with socket.socket() as s:
-        s.bind((LOOPBACK, 0))
-        return int(s.getsockname()[1])
+    """Return a free port of the loopback address. For a minute, the system gives it to no other process."""
+    return int(reserve(LOOPBACK))
 
 
 def is_listening(port: int) -> bool:

@@ -24,7 +24,7 @@ from l2features.core.ids import Ids, row_keys
 from l2features.store.base import DONE, ChunkRecord, Store, open_store
 from l2features.store.bigtable.row_arrays import FEATURE_COLUMNS
 from l2features.store.bigtable.row_stream import Connection
-from l2features.testing.emulators import Emulator, free_port
+from l2features.testing.emulators import Emulator
 from l2features.testing.stores import (
     CHUNK,
     FIRST,
@@ -82,7 +82,7 @@ def test_a_server_that_is_down_is_an_error_and_not_a_hang(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, listening: bool
 ) -> None:
     with socket.socket() as server:
-        server.bind(("127.0.0.1", free_port()))
+        server.bind(("127.0.0.1", 0))
         if listening:
             server.listen()
         monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", f"127.0.0.1:{server.getsockname()[1]}")
