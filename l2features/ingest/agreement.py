@@ -38,7 +38,10 @@ class Described(NamedTuple):
 
 
 def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: Sequence[Described]) -> None:
-    """Raise ConfigError if segmentation and graph contradict each other; the message names both sides."""
+    """Raise ConfigError if segmentation and graph contradict each other; the message names both sides.
+
+    Raises GraphError or ConfigError if the graph cannot be read.
+    """
     for name, info in described:
         if info.ocdbt:
             raise ConfigError(

@@ -58,8 +58,9 @@ def standing_on(folder: Folder, number: int) -> list[int]:
 def delete_version(folder: Folder, number: int) -> None:
     """Delete a version's manifest, then its folder.
 
-    Raises VersionNotFound, and VersionError if another version needs this version, if another manifest cannot
-    be read, if a job of this machine is making this version, or if the folder is not a version's.
+    Raises VersionNotFound, and VersionError if another version needs this version, if another version's
+    manifest or plan is malformed, if a job of this machine is making this version, or if the folder is not a
+    version's.
     """
     names = folder.names(folder_name(number)) if is_unfinished(folder, number) else [MANIFEST]
     if others := standing_on(folder, number):
