@@ -166,8 +166,8 @@ class Supervisor:
     def _limits(self) -> Limits:
         """Return which messages the next batch may have.
 
-        If there are several workers, one is kept for urgent messages (those of the first subscription), and
-        one, perhaps the same, for small messages (those with at most `BATCH_IDS` ids).
+        If there are several workers, messages of other subscriptions than the first never occupy all of
+        them, nor do messages of more than `BATCH_IDS` ids.
         """
         batches, most = [worker.work for worker in self._busy()], max(1, self.n_workers - 1)
         lesser = sum(any(leased.rank for leased in batch) for batch in batches)

@@ -132,7 +132,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the data sets file of a finished ingest of the sample into a write-protected store."""
+    """Ingest the sample into a store, write-protect the store, and return its data sets file."""
 
     def make(folder: Path) -> None:
         done = run_ingest(dataset_file(folder, sample), "--create")

@@ -128,6 +128,7 @@ def _files_of(line: str) -> tuple[FileCounts, dict[str, int]]:
         return FileCounts(**files), {str(name): int(count) for name, count in saturated.items()}
     except (TypeError, AttributeError) as error:
         raise ValueError(
-            f"{line!r:.200}: expected two JSON objects, the first with counts of a chunk's files, the second "
-            f"with counts of nodes by saturated attribute: {error}"
+            f"{line!r:.200}: expected two JSON objects, the first with a chunk's numbers of files "
+            f"({', '.join(FileCounts._fields)}), the second with the number of nodes per saturated "
+            f"attribute: {error}"
         ) from error
