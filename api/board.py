@@ -35,8 +35,8 @@ from .served_datasets import ServedDataset
 
 FIRST_S, LATER_S = 2.0, 0.3
 """Time that a request waits for the first value of a part of the state, and for a newer value."""
-NOTES_EVERY_S = 5.0
-"""Age at which the table's notes on updates and audits are read again."""
+NOTES_EVERY_S, STATE_EVERY_S = 5.0, 2.0
+"""Age at which the table's notes on updates and audits are read again, and at which a state is made again."""
 LOOKED_UP, LISTED = 4096, 20
 """Maximum number of chunks of a cell whose failures are looked up, and of failures that are returned."""
 log = logging.getLogger("l2features.api")
@@ -63,7 +63,9 @@ class Board:
         self._sampled = self._cache(self._sample, age_s=120.0)
         self._found = self._cache(self._find_example, age_s=120.0)
         self._versioned = self._cache(self._versions, age_s=15.0)
-        self._kept = BackgroundCache(self._keep, age_s=2.0, share=10.0, first_s=2 * FIRST_S, later_s=LATER_S)
+        self._kept = BackgroundCache(
+            self._keep, age_s=STATE_EVERY_S, share=10.0, first_s=2 * FIRST_S, later_s=LATER_S
+        )
 
     def _cache(
         self, read: Callable[[], T | None], age_s: float, share: float = 20.0

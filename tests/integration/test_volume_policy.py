@@ -28,7 +28,7 @@ HEADER = "| file | file:// | http(s), gs, s3 |"
 SOURCES = ("file",), ("http(s)", "gs", "s3")
 """The sources of each column of the table."""
 BY_KEY = "`empty_files`"
-REPORTED_FORBIDDEN = "missing, reported as forbidden"
+REPORTED_FORBIDDEN = "missing, but the answer is 403"
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:

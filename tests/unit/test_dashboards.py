@@ -151,6 +151,7 @@ def test_the_requests_are_those_of_the_metrics(
     everyone: None, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.request_rates.EVERY_S", 0.1)
+    monkeypatch.setattr("api.board.STATE_EVERY_S", 0.1)
     client = client_of(config)
     before = state_of(client, lambda state: state["requests"])["requests"]["total"]
     for _ in range(7):
@@ -239,6 +240,7 @@ def test_a_table_that_goes_while_it_is_shown(
     everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.board.NOTES_EVERY_S", 0.1)
+    monkeypatch.setattr("api.board.STATE_EVERY_S", 0.1)
     config = busy_table(tmp_path)
     client = client_of(config)
     state_of(client)

@@ -5,35 +5,43 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from l2features.core import futures
 from l2features.core.futures import Beside, SharedCalls
 
 
 class Calls:
-    """A slow callable that counts its calls; the first one may fail."""
+    """A callable that counts its calls, which wait for ``go_on``; the first one may fail."""
 
     def __init__(self, failure: Exception | None = None) -> None:
-        self.count, self.failure, self.begun = 0, failure, threading.Event()
+        self.count, self.failure = 0, failure
+        self.begun, self.go_on = threading.Event(), threading.Event()
 
     def __call__(self) -> int:
         self.count += 1
         number = self.count
         self.begun.set()
-        time.sleep(0.2)
+        assert self.go_on.wait(30)
         if self.failure is not None and number == 1:
             raise self.failure
         return number
 
 
 def at_once(call: Calls, usable: Callable[[int], bool] = lambda _: True) -> tuple[object, int]:
-    """Return the results of two calls with the same key, the second made while the first runs."""
-    shared = SharedCalls()
-    with ThreadPoolExecutor(1) as pool:
+    """Return the results of two calls with the same key. The first ends once the second waits for it."""
+    shared, wait = SharedCalls(), futures.wait
+
+    def go_on_and_wait(running: list[Future[object]]) -> None:
+        call.go_on.set()
+        wait(running)
+
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(futures, "wait", go_on_and_wait)
         first = pool.submit(shared.run, "key", call, usable)
-        call.begun.wait(10)
+        assert call.begun.wait(30)
         second = shared.run("key", call, usable)
         return first.exception() or first.result(), second
 
@@ -54,6 +62,7 @@ def test_a_failure_is_not_shared() -> None:
 
 def test_only_calls_with_the_same_key_at_once_are_shared() -> None:
     shared, call = SharedCalls(), Calls(ValueError("once"))
+    call.go_on.set()
     with pytest.raises(ValueError, match="once"):
         shared.run("a", call)
     assert [shared.run("a", call), shared.run("a", call)] == [2, 3]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
+from l2features.core import futures
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
 from l2features.neurons.neuron_summary import GRAPH_SUMMARIES, SUMMARIES
@@ -150,16 +150,29 @@ def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
 
 
 # ------------------------------------------------------------------ at once
+def when_shared(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set when a request waits for another one's result."""
+    waiting, wait = threading.Event(), futures.wait
+
+    def tell_and_wait(running: list[Future[Any]]) -> None:
+        waiting.set()
+        wait(running)
+
+    monkeypatch.setattr(futures, "wait", tell_and_wait)
+    return waiting
+
+
 @pytest.mark.parametrize("read", ["summaries", "graph", "edges", "l2_ids"])
 def test_requests_at_once_share_one_computation(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, read: str
 ) -> None:
-    """The second request begins while the first reads the root's nodes. The reader keeps no results."""
-    root, second, original = next(iter(ROOTS)), threading.Event(), KnownGraph.root_nodes
+    """The first request reads the root's nodes until the second one waits for it. No results are kept."""
+    root, original = next(iter(ROOTS)), KnownGraph.root_nodes
+    reading, waiting = threading.Event(), when_shared(monkeypatch)
 
     def slow(graph: KnownGraph, *arguments: Any) -> Any:
-        second.wait(10)
-        time.sleep(0.2)
+        reading.set()
+        assert waiting.wait(30)
         return original(graph, *arguments)
 
     monkeypatch.setattr(KnownGraph, "root_nodes", slow)
@@ -169,9 +182,9 @@ def test_requests_at_once_share_one_computation(
         if read == "summaries"
         else lambda: getattr(reader, read)(root)
     )
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         first = pool.submit(use)
-        pool.submit(second.set)
+        assert reading.wait(30)
         assert repr(use()) == repr(first.result())
     assert setting.uses()[0].count("root_nodes") == 1
 
@@ -180,19 +193,20 @@ def test_what_may_change_is_not_shared(setting: Setting, monkeypatch: pytest.Mon
     (root, ids), *_ = ROOTS.items()
     lost = setting.table.features[setting.table.features["label"] == ids[3]]
     setting.table.delete(ids[3:4])
-    reader, reading, original = setting.reader(keep=False), threading.Event(), setting.table.read
+    reader, original = setting.reader(keep=False), setting.table.read
+    reading, waiting = threading.Event(), when_shared(monkeypatch)
 
     def slow(*arguments: Any) -> Rows:
         rows = original(*arguments)
         if not reading.is_set():
             reading.set()
-            time.sleep(0.2)
+            assert waiting.wait(30)
         return rows
 
     monkeypatch.setattr(setting.table, "read", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(reader.summaries, as_ids([root]))
-        reading.wait(10)
+        assert reading.wait(30)
         setting.table.write(lost)
         assert reader.summaries(as_ids([root])).status.tolist() == [READY]
         assert first.result().status.tolist() == [INCOMPLETE]
