@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class LongRead:
-    """The long read of one request; ``until`` is the deadline (`time.monotonic`)."""
+    """Runs one request's read in a thread, until the deadline ``until`` (as `time.monotonic`)."""
 
     def __init__(self, timeout_s: float, retry_after_s: int) -> None:
         self.timeout_s, self.retry_after_s = timeout_s, retry_after_s

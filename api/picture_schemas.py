@@ -84,7 +84,7 @@ class SegmentsQuery(Query):
 
 
 def page_responses() -> dict[int, dict[str, Any]]:
-    """Return the responses to a request for a folder, for the OpenAPI document."""
+    """Return the responses to a request for a page that lists a folder, for the OpenAPI document."""
     return {
         **plain_response(HTML, {"type": "string"}, "A page with links to the entries of the folder."),
         **errors(404),

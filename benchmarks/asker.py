@@ -103,7 +103,7 @@ class Asker:
         return taken
 
     def fill_caches(self, ids: int) -> None:
-        """Fill each server process's cache: every client requests the ``ids`` ids that warm requests use."""
+        """Fill each server process's cache: every client requests the first ``ids`` ids of warm requests."""
         post = make_post(self._warm(ids), ALL, ARROW)
         for client in self.clients if self.caches else ():
             client.post(post)

@@ -107,7 +107,7 @@ class Manifest(_Model):
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the files of retired roots in the layers after ``layers[layer]``.
+        """Return the `retired.parquet` files of the layers after ``layers[layer]``; each lists retired roots.
 
         Rows of these roots in ``layers[layer]`` do not belong to the version.
         """

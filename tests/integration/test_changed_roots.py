@@ -57,7 +57,7 @@ class Log:
         self.put(operation, "roots", [root(i) for i in numbers], seconds, "2")
 
     def changed(self, since: float, until: float) -> tuple[list[int], list[int]]:
-        """Return the numbers of the retired and of the new roots."""
+        """Return the retired and the new roots, each by its number in its id."""
         times = (at(FIRST + round(1000 * seconds)) for seconds in (since, until))
         found = self.graph.changed_roots(GEOMETRY, *times)
         retired, made = ([i - root(0) for i in ids.tolist()] for ids in found)

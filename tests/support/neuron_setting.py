@@ -1,4 +1,4 @@
-"""An in-memory table and graph of random roots, with neuron readers."""
+"""An in-memory table and graph of random roots, and instances of `NeuronReader` that read both."""
 
 from __future__ import annotations
 
