@@ -16,9 +16,9 @@ _QUALITY = re.compile(r"\s*q\s*=\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*", re.I)
 def accepted(header: str | None, offered: Sequence[str]) -> str:
     """Return the media type in ``offered`` that the Accept header ``header`` prefers.
 
-    Among equally preferred types, the one that the header names most specifically wins, or else the first in
-    ``offered``. Parameters of media types are ignored. None and "" accept every type. Raises ApiError 406 if
-    the header accepts no offered type.
+    If the header prefers several types equally, the type that it names most specifically wins. If this is a
+    tie too, the first in ``offered`` wins. Parameters of media types are ignored. None and "" accept every
+    type. Raises ApiError 406 if the header accepts no offered type.
     """
     best = _preferred(header or "", tuple(offered))
     if best is None:

@@ -58,8 +58,8 @@ def protect(
     """Require a token for every route except ``open_endpoints``. Routes registered later need one too.
 
     A request whose authentication takes longer than ``deadline_s`` gets 503. While the authentication service
-    does not answer, one lookup per ``retry_after_s`` is sent to the service. Other requests whose token is
-    not cached get 503 at once, which keeps threads free. Raises ConfigError if AUTH_URL has a scheme, or if
+    does not answer, at most one lookup is sent to it every ``retry_after_s`` seconds. Other requests get 503
+    at once, unless the answer for their token is cached. Raises ConfigError if AUTH_URL has a scheme, or if
     an open endpoint does not exist.
     """
     unknown = sorted(set(open_endpoints) - set(app.view_functions))
@@ -191,8 +191,9 @@ class _Service:
     def user(self, token: str) -> dict[str, Any] | None:
         """Return the user of a token; None for an unknown token.
 
-        A second call within a request skips the cache: middle_auth_client calls again if the cached
-        permissions do not allow the request. Raises ApiError 503 if the service does not answer.
+        The first call within a request uses the cache, a second call skips it. middle_auth_client makes the
+        second call if the user's permissions do not allow the request: cached ones may be out of date. Raises
+        ApiError 503 if the service does not answer.
         """
         path = decorators.MY_PERMISSION_URL
         if not re.fullmatch("[!-~]+", token):
@@ -219,7 +220,8 @@ class _Service:
     def answer(self, path: str, token: str) -> Any:
         """Return the service's answer to a request for ``path`` with a token, from the cache or a lookup.
 
-        Raises ApiError 503 if the service does not answer within the request's deadline.
+        Raises ApiError 503 if the lookup fails or takes longer than the request's deadline, or if the service
+        has just failed to answer another lookup.
         """
         key = path, token
         unavailable = ApiError(503, "auth_unavailable", UNAVAILABLE, retry_after=self.retry_after_s)
@@ -269,7 +271,8 @@ class _Service:
     def fetch(self, path: str, token: str) -> Any:
         """Return the service's answer; None for a status other than 200, 429 and 5xx.
 
-        Retries transient errors three times at most, within ``deadline_s``. Raises RequestException.
+        Retries transient errors, such as 429 and 5xx, three times at most, within ``deadline_s``. Raises
+        RequestException if the last attempt fails, or if the answer is invalid.
         """
         url, until = f"https://{decorators.AUTH_URL}{path}", monotonic() + self.deadline_s
         retrying = tenacity.Retrying(

@@ -1,4 +1,4 @@
-"""Values that are slow to read: opened once, or cached and refreshed, in background threads."""
+"""Slow reads in background threads: `Opener` reads a value once, `BackgroundCache` again and again."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ class BackgroundCache(Generic[T]):
         return self._last
 
     def get(self) -> T | None:
-        """Return the newest value, after a short wait if a refresh is running; None before the first value.
+        """Return the newest value; None before the first value. Waits briefly for a running refresh.
 
-        If the refresh fails during the wait, raises its error. After a StoreError, returns the cached value
-        instead, if there is one.
+        If the refresh fails during the wait, raises the refresh's error. But if that is a StoreError and a
+        value is cached, returns the cached value.
         """
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s

@@ -1,4 +1,4 @@
-"""The state of a data set for its dashboard, read in background threads, slow parts less often."""
+"""A data set's state for its dashboard. Background threads read it; slow parts are read less often."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Board:
         return self._found.peek()
 
     def cell(self, plane: str, column: int, row: int) -> CellInfo:
-        """Return the counts of the chunks in one cell of the chunk map, and up to 20 failures with reasons.
+        """Return a cell of the chunk map: chunk counts by state, and up to 20 failed chunks with reasons.
 
         Raises ApiError 404 for a cell outside the map, ApiError 503 before the chunks are counted, and
         StoreError.
@@ -127,7 +127,7 @@ class Board:
             return None
 
     def _read_notes(self) -> Notes:
-        """Read the table's notes on updates and audits; set ``problem`` to the error, None on success."""
+        """Read the table's JSON notes on updates and audits; set ``self.problem`` to the error or None."""
         store, now = self.served.store, datetime.now(UTC)
         try:
             store.ping()
@@ -143,7 +143,7 @@ class Board:
         return Notes(updates, history, audit, unreadable, now)
 
     def _sample(self) -> SampleInfo:
-        """Return a sample of nodes from chunks recorded with nodes, or from any chunks if none is known."""
+        """Sample nodes from the chunks that are known to have nodes; from any chunks if none is known."""
         scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
         nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
         return sample_info(nodes, self._example(nodes))

@@ -18,7 +18,7 @@ from .first_commands import Example
 
 
 class Notes(NamedTuple):
-    """A table's JSON notes on updates and audits, read at ``time``; ``unreadable``: errors by field name."""
+    """What a table stores on updates and audits, read at ``time``. ``unreadable``: errors by field name."""
 
     updates: Updates | None
     history: UpdateHistory | None
@@ -38,7 +38,7 @@ def progress_info(scan: ChunkScan) -> ProgressInfo:
 
 
 def map_info(scan: ChunkScan) -> MapInfo:
-    """Return the counts of chunks in each cell of the chunk map's three projections, row by row."""
+    """Return the chunk map: three projections, each with the cells' chunk counts by state, row by row."""
     return MapInfo(as_of=scan.time, planes={name: _cells(each) for name, each in scan.map.planes.items()})  # type: ignore[misc]
 
 

@@ -27,7 +27,7 @@ class ProgressInfo(IngestProgress):
 
 
 class CellsInfo(BaseModel):
-    """Counts of chunks in each cell of a projection along one axis. Each list has the cells row by row."""
+    """One projection of the chunk map. Each list has a count of chunks for each cell, row by row."""
 
     columns: int
     rows: int
@@ -127,7 +127,7 @@ class FailedChunk(BaseModel):
 
 
 class CellInfo(BaseModel):
-    """Counts of the chunks in one cell of the chunk map, and up to 20 failed chunks."""
+    """One cell of the chunk map: its chunk counts by state, and up to 20 failed chunks."""
 
     chunks: str = Field(
         description="Bounds of the cell in chunks, x0:x1,y0:y1,z0:z1; x1, y1 and z1 are excluded."

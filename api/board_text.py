@@ -1,4 +1,4 @@
-"""The labels and values on a dashboard as text, by section, for the page and its script."""
+"""The labels and values of a dashboard, as text. The page and its script show the same text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_SHOWN = 20
 
 
 def all_lines(info: BoardInfo, now: datetime) -> dict[str, list[Line]]:
-    """Return the lines of text of every section, by the name of the section."""
+    """Return the labels and values of each section of the dashboard as text, by the section's name."""
     known = info.problem is None
     none_reported, none_recorded = ("none has reported", "none is recorded") if known else ("", "")
     none_reported = info.unreadable.get("updates", none_reported)

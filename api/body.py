@@ -120,7 +120,7 @@ def discard_rest(request: Request, limit: int) -> None:
     """Read and discard the part of the request's body that is still unread.
 
     gunicorn resets a connection with more than 64 KiB of unread data, and nginx would lose the response. A
-    body with a Content-Length above ``limit`` stays unread, since nginx never sends such a body.
+    body with a Content-Length above ``limit`` stays unread: nginx itself refuses such a body.
     """
     if (request.content_length or 0) > limit:
         return
@@ -143,12 +143,12 @@ def ids_of_buffer(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> 
 
 
 def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:
-    """Return the ids in ``field`` of a JSON object, shape (n,): one id, a list or a nested list of ids.
+    """Return the ids in ``field`` of a JSON object, shape (n,).
 
-    Each id is an integer or a string of digits. As in PCGL2Cache, a negative integer means the uint64 with
-    the same 64 bits. Floats of 2^53 or more are refused, since they may have been rounded. Raises ApiError
-    400 if the body is not JSON, 413 for more than ``max_ids`` ids, and 422 for a missing field or an invalid
-    id.
+    The field has one id, a list or a nested list of ids. Each id is an integer, a string of digits, or a
+    whole float below 2^53, since larger floats may have been rounded. As in PCGL2Cache, a negative integer
+    means the uint64 with the same 64 bits. Raises ApiError 400 if the body is not JSON, 413 for more than
+    ``max_ids`` ids, and 422 for a missing field or an invalid id.
     """
     _check_values(body, max_ids, field)
     try:
@@ -170,7 +170,7 @@ def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Id
 
 
 def _flat(values: Any, field: str) -> Iterator[Any]:
-    """Yield the items of nested lists in order, each converted to an id unless it is an integer."""
+    """Yield the items of nested lists in order. Integers stay as they are, others are converted to ids."""
     stack = [iter([values])]
     while stack:
         for item in stack[-1]:

@@ -1,4 +1,4 @@
-"""The HTML pages: a landing page, the API's page, and a dashboard of each data set, which polls one route."""
+"""The HTML pages: a landing page, a page of the OpenAPI document, and a dashboard for each data set."""
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ class Dashboards:
     def dashboard(self, dataset: str) -> Response:
         """Return the dashboard page of a data set.
 
-        Raises ApiError 404 for an unknown name, 503 for an invalid entry or before the first state is read.
+        Raises ApiError 404 for an unknown name, and 503 for an invalid entry in the data sets file or before
+        the data set's state has been read once.
         """
         board = self.board(dataset)
         kept = board.kept()
@@ -143,9 +144,9 @@ class Dashboards:
         )
 
     def viewer(self, name: str, root: str | None) -> str | None:
-        """Return the path that redirects to a viewer of ``root``.
+        """Return the path of the route that opens ``root`` of data set ``name`` in the viewer.
 
-        Without a root, returns the path of this server's viewer, or None if it is not built.
+        If ``root`` is None, returns the path of this server's viewer, or None if the viewer is not built.
         """
         if root:
             return f"{self.settings.api_prefix}/table/{quote(name)}/root/{root}/view"

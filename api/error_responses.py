@@ -80,7 +80,7 @@ def shown_repr(value: Any) -> str:
 
 
 def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
-    """Answer failed requests with an `ErrorBody`. Messages for unknown paths refer to the URL ``routes``."""
+    """Answer failed requests with an `ErrorBody`. A message for an unknown path names the page ``routes``."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:

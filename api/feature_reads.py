@@ -45,9 +45,9 @@ class Read:
         return answer
 
     def waited(self, answer: Answer) -> Answer:
-        """Wait until no id is missing, ``query.wait`` is over, or the store is unavailable.
+        """Wait until no id is missing, but ``query.wait`` seconds at most; return the updated answer.
 
-        Returns the latest answer.
+        If the store becomes unavailable, stops waiting and returns ``answer`` unchanged.
         """
         with unless_unavailable(self.served):
             return self.reader.wait(answer, self.query.names, self.query.wait, self.with_status)

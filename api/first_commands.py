@@ -1,4 +1,4 @@
-"""First commands to try with a data set: each runs as it is, except for a token."""
+"""Example commands for a data set, ready to run. Only the token, if one is needed, must be filled in."""
 
 from __future__ import annotations
 

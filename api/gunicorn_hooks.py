@@ -55,17 +55,17 @@ def prepare_fork(app: Any) -> None:
 def spare_known_objects() -> None:
     """Exclude all current objects from later garbage collections.
 
-    The garbage collector would need 0.1 s for these objects, which would delay a request. It would also write
-    to the memory that the processes share since the fork; each process would then get a copy of this memory.
+    A garbage collection that visits these objects would take 0.1 s and delay a request. It would also write
+    to memory that the processes have shared since the fork; each process would then get a copy of it.
     """
     gc.collect()
     gc.freeze()
 
 
 def warm_worker(worker: Any) -> None:
-    """Start to read the data sets' metadata, and prepare what the first request needs.
+    """Prepare a new worker process for its first request, and start reading the data sets' metadata.
 
-    Also sets how much freed memory malloc keeps; see `KEPT_BYTES`.
+    Also handles Ctrl-C, and sets how much freed memory malloc keeps; see `KEPT_BYTES`.
     """
     import numpy as np
     import pyarrow
@@ -110,7 +110,7 @@ def end_at_once_on_ctrl_c(worker: Any) -> None:
 
 
 def close_worker(_arbiter: Any, worker: Any) -> None:
-    """Publish queued ids and close the stores of an exiting worker.
+    """Publish the queued missing ids of an exiting worker, and close its data sets' stores.
 
     Does nothing if gunicorn's master calls it for a dead worker.
     """

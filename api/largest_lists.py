@@ -30,8 +30,8 @@ COUNT = 1_000
 class LargestLists:
     """Caches the list of largest roots of each requested version. Thread-safe.
 
-    Each list is read once. Lists of the same data set are read one after another. A read goes on after its
-    request has timed out, so a later request finds the list.
+    A list is read once per VersionReader, and again only after an error. Lists of the same data set are read
+    one after another. A read goes on after its request has timed out, so a later request finds the list.
     """
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ class Limiter:
     """Limits requests and ids that are in flight.
 
     At most ``max_requests`` requests run at a time, and at most ``share`` requests for one data set. If a
-    data set's store hangs, other data sets can thus still be read. A request may wait if running and waiting
-    requests together are within ``1 + queued`` times both limits. All requests together have at most
-    ``max_ids`` ids, except for a single request that has more ids: it runs alone.
+    data set's store hangs, other data sets can thus still be read. Further requests may wait: running and
+    waiting requests together are at most ``1 + queued`` times each limit. All requests together have at most
+    ``max_ids`` ids. A single request with more ids runs while no other request has permits for ids.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class Limiter:
             self._waiting[dataset] -= 1
 
     def _has_permit(self, requests: Counter[str], dataset: str, times: int = 1) -> bool:
-        """Return whether ``requests`` are below both limits, each multiplied by ``times``."""
+        """Return whether one more request for ``dataset`` may join ``requests`` (numbers by data set).
+
+        The limits are ``max_requests`` in total and ``share`` for ``dataset``, both multiplied by ``times``.
+        """
         return requests.total() < times * self.max_requests and requests[dataset] < times * self.share
 
     @contextmanager

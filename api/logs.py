@@ -59,7 +59,7 @@ def scrubbed(text: str) -> str:
 
 
 class ServerLog(Logger):
-    """Writes gunicorn's log as JSON lines, without requests, which the application logs."""
+    """Writes gunicorn's log as JSON lines. Has no access log, because the application logs requests."""
 
     def setup(self, cfg: Config) -> None:
         self.cfg = cfg

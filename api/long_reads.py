@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class LongRead:
-    """Runs one request's read in a thread, until the deadline ``until`` (as `time.monotonic`)."""
+    """Runs one request's read in a thread, and waits for it up to the time ``until`` (`time.monotonic`)."""
 
     def __init__(self, timeout_s: float, retry_after_s: int) -> None:
         self.timeout_s, self.retry_after_s = timeout_s, retry_after_s
@@ -30,7 +30,7 @@ class LongRead:
     def run(self, read: Callable[[], T]) -> T:
         """Run ``read`` in a thread; return its result.
 
-        Raises the errors of ``read``, and ApiError 503 at the deadline or for a ReadTimeout.
+        Raises ApiError 503 at the deadline, or if ``read`` raises ReadTimeout. Passes on other errors.
         """
         future = in_background(read)
         self.running = future
@@ -44,7 +44,7 @@ class LongRead:
 
 
 class LongReads:
-    """Limits concurrent long reads. A request waits up to ``queue_timeout_s`` for its permit.
+    """Limits concurrent reads that may take long. A request waits up to ``queue_timeout_s`` for a permit.
 
     The deadline of a read is ``root_timeout_s`` after its request's start; see `LongRead.run`.
 
@@ -57,7 +57,7 @@ class LongReads:
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[LongRead]:
-        """Hold a permit during the block, and after it until a read that missed its deadline has ended.
+        """Hold a permit during the block. If the read misses its deadline, hold it until the read ends.
 
         Raises ApiError 429 as `Limiter.request` does.
         """

@@ -65,7 +65,10 @@ BACKLOG = _newest(
 
 
 def show_updates(dataset: str, updates: Updates | None) -> None:
-    """Set a data set's gauges of heartbeat, backlog and newest message, if ``updates`` has an updater."""
+    """Set a data set's gauges of heartbeat, backlog and newest message.
+
+    Does nothing if ``updates`` is None or lists no updater process.
+    """
     if updates is None or not updates.updaters:
         return
     seen = max(updater.time for updater in updates.updaters)
@@ -112,7 +115,7 @@ def exposition() -> tuple[bytes, str]:
 
 
 class _AllProcesses(Collector):
-    """Collects the metrics of all processes; leaves out files that starting processes have not filled yet."""
+    """Collects the metrics of all processes from their files; skips the empty files of new processes."""
 
     def collect(self) -> Iterable[Metric]:
         files = MultiProcessCollector(None)

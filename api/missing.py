@@ -1,8 +1,9 @@
 """Publishes missing ids, so that their features are computed. No request waits for Pub/Sub.
 
 `MissingIds.publish` queues ids, and remembers them so that they are not published again soon. A thread
-creates the Pub/Sub client, which sends in batches. The thread starts when the first ids are queued, which is
-after a fork. Ids that could not be sent are forgotten, so that the next request for them publishes them.
+creates the Pub/Sub client, which sends in batches. Each server process starts its thread after the fork, when
+it queues its first ids. Ids that could not be sent are forgotten, so that the next request for them
+publishes them.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class MissingIds:
             metrics.PUBLISHED.labels(entry.name).inc(self.publish(entry.name, entry.l2cache_id, ids))
 
     def close(self, timeout_s: float) -> None:
-        """Send the queued ids for at most ``timeout_s``. Publishes nothing after that."""
+        """Refuse new ids, and send the queued ids. Ids not sent within ``timeout_s`` count as failed."""
         with self._changed:
             if not self._closed and self._ids:
                 self._thread.submit(lambda: self._client.stop())  # noqa: PLW0108 (made in the thread)
@@ -144,9 +145,10 @@ class MissingIds:
             future.add_done_callback(lambda sent: self._settle(table, ids, added, sent.exception()))
 
     def _settle(self, table: Table, ids: Ids, added: float, error: BaseException | None) -> None:
-        """Remove ids of one message from the queue's count, once the message is sent or has failed.
+        """Subtract the ids of a sent or failed message from the number of queued ids.
 
-        After a failure, forget the ids, and refuse other ids for ``retry_after_s``.
+        After a failure, forget the ids, so that they can be queued again. Refuse all ids for
+        ``retry_after_s``, or until another message is sent.
         """
         with self._changed:
             if self._abandoned:

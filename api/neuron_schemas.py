@@ -77,7 +77,7 @@ class ChunkPath(DatasetPath):
 
 
 class RegionQuery(FeaturesQuery):
-    """Parameters of a read of a chunk or of bounds."""
+    """Parameters of a request for the nodes in a chunk or in bounds."""
 
     partial: str = Field(
         "false",
@@ -249,7 +249,10 @@ def _of_path(
     forms: Sequence[str] = FORMS,
     too_many: dict[str, Any] = TOO_MANY_NODES,
 ) -> dict[int, dict[str, Any]]:
-    """Return the responses of a route whose requests have no body, for the OpenAPI document."""
+    """Return the responses of a route whose requests have no body, for the OpenAPI document.
+
+    ``what``, ``schema`` and ``example`` describe status 200; ``too_many`` is the example body of status 413.
+    """
     examples = {413: too_many, 422: INVALID_PARAMETER}
     return read_responses(what, schema, example, forms, (404, 406, 413, 422, 429, 503), examples)
 

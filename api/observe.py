@@ -26,8 +26,8 @@ log = logging.getLogger("l2features.api.access")
 def observe(app: Flask, datasets: Collection[str]) -> None:
     """Make the app give each request an id, count it and log it. Call this before other hooks are registered.
 
-    Metrics are labelled by route and by data set, but only by those in ``datasets``: a request for an unknown
-    data set does not add a time series.
+    Metrics are labelled by route and by data set. All data sets that are not in ``datasets`` share one label,
+    so that unknown names do not each add a time series.
     """
 
     @app.before_request
@@ -80,8 +80,8 @@ def request_id(proposed: str | None) -> str:
 def _log(level: int, given: Request, route: str, dataset: str | None, answered: dict[str, Any]) -> None:
     """Log a request; ``answered`` has the log fields of the response.
 
-    The response itself is not passed: it would be in a reference cycle, which would keep its body in memory
-    until the next full garbage collection.
+    Does not receive the response, because the response stores this call until it is closed. The reference
+    cycle would keep the body in memory until the next full garbage collection.
     """
     fields = {
         **answered,

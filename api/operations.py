@@ -1,4 +1,4 @@
-"""Routes for operators and clients of any data set: health, metrics, and where to get a token."""
+"""Routes about the server as a whole: health, metrics, and where to get a token."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MISCONFIGURED = "its entry in the data sets file is invalid: see the server's lo
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
-    """Register the routes of health and metrics, at / and below the API's prefix, and the route /auth_info.
+    """Register /auth_info, and the routes of health and metrics: both at / and below the API's prefix.
 
-    Returns the endpoints of these routes, which need no token.
+    Returns the Flask endpoints of all these routes. Requests to them need no token.
     """
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):

@@ -136,7 +136,7 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 
     @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="Empty overview of a layer", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
-        """Return a list without annotations: the viewer reads it while too many chunks are in view."""
+        """Return an empty list of annotations. The viewer reads it while too many chunks are in view."""
         _ = datasets[path.dataset], _layer(path)
         return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
@@ -175,7 +175,10 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:
-        """Return the properties of the roots in the path, for the viewer, which sends no query parameters."""
+        """Return volume, area, cable length and node count of the roots that the path lists.
+
+        The viewer uses this route, because it sends no query parameters.
+        """
         return answer(datasets[path.dataset], path.roots)
 
     def answer(served: ServedDataset, listed: str) -> Response:
@@ -202,9 +205,9 @@ def _answer(
     changes: str = NOT_KEPT,
     kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return a response with the stored picture from ``kept``, if any, or else the picture from ``read``.
+    """Return a response with a picture: the stored one, if ``kept`` returns it, else the one from ``read``.
 
-    ``changes`` is the header Cache-Control of pictures for which `Picture.lasting` is false.
+    ``changes`` is the Cache-Control header of a picture that may change (`Picture.lasting` is false).
     """
 
     def found(picture: Picture) -> RootAnswer:

@@ -22,7 +22,7 @@ from .served_datasets import ServedDataset, ServedDatasets
 
 
 class RegionReads:
-    """Reads chunks and bounds with separate limits: a slow read delays only reads of chunks and bounds."""
+    """Reads the nodes in a chunk or in bounds. Has separate limits: slow reads delay only such reads."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.most = settings.max_ids

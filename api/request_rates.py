@@ -49,7 +49,10 @@ class RequestRates:
         return info
 
     def _read(self) -> tuple[_Sample, _Sample]:
-        """Read the metrics. Returns the sample of about `WINDOW_S` ago, else the oldest, and the new one."""
+        """Read the metrics; return an earlier sample and the new one.
+
+        The earlier sample is the newest that is at least `WINDOW_S` old or, if none is, the oldest.
+        """
         now = _Sample(time.monotonic(), datetime.now(UTC), metrics.request_counts(self._left_out))
         self._samples.append(now)
         while len(self._samples) > 2 and now.at - self._samples[1].at >= WINDOW_S:

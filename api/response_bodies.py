@@ -61,9 +61,9 @@ def body_response(
 
 
 def _gzipped(first: Piece, left: Iterator[Piece]) -> list[bytes]:
-    """Return the parts as the pieces of one gzip stream.
+    """Return one gzip stream, in pieces, of the parts ``first`` and ``left``.
 
-    If the first part is large, a thread compresses each part while the next part is made.
+    If ``first`` is large, a thread compresses each part while the next part is made.
     """
     packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
     if len(first) < LARGE:

@@ -59,9 +59,10 @@ class RootReads:
     ) -> Response:
         """Return the response to a read of several roots, or of the nodes of one ``root``.
 
-        The response is the stored result that ``kept`` returns, if any, or else the result of ``read``.
-        ``read`` receives the L2 ids of ``root``, or no ids without a root. Ids of missing nodes are published
-        for computation. With ``query.wait``, waits for these nodes and calls ``read`` again. Raises ApiError.
+        ``kept`` returns a stored result or None. If it returns None, ``read`` is called for the result.
+        ``read`` receives the L2 ids of ``root``; if ``root`` is None, it receives no ids. Ids of missing
+        nodes are published for computation. With ``query.wait``, waits for these nodes, then calls ``read``
+        again. Raises ApiError.
         """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root, kept) as found:
@@ -77,7 +78,7 @@ class RootReads:
     def _found(
         self, served: ServedDataset, read: ReadRoots, root: int | None, kept: ReadKept = lambda _: None
     ) -> Iterator[RootAnswer]:
-        """Yield the result of ``kept`` or else of ``read``; hold the permits until the ``with`` block ends.
+        """Yield the result of ``kept`` or, if that is None, of ``read``; hold permits until the block ends.
 
         Raises ApiError 404 or 413 for a root whose nodes cannot be returned, 429 at a concurrency limit, and
         503 at the deadline.

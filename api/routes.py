@@ -51,7 +51,7 @@ def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[],
     """
 
     def index() -> Response:
-        """Return the name and version of PCGL2Cache, whose API this is; browsers receive a page."""
+        """Return the name and version of PCGL2Cache; browsers receive a page."""
         return landing() if wants_page() else _index()
 
     settings = service.settings
@@ -144,8 +144,8 @@ def _index_routes(
 ) -> frozenset[str]:
     """Register the index pages ``prefix/`` and ``prefix/index``; return their endpoints.
 
-    The OpenAPI document shows only the endpoint ``shown``. ``slash`` is the view of ``prefix/``; by default,
-    it is that of ``prefix/index``.
+    Of these endpoints, the OpenAPI document shows only ``shown``, by default none. The function ``slash``
+    answers requests for ``prefix/``; by default, both pages are the same.
     """
     for place in ("", "index"):
         endpoint = f"{name}_{place or 'slash'}"
@@ -205,5 +205,5 @@ def table_info(served: ServedDataset, settings: Settings) -> TableInfo:
 
 
 def _index() -> Response:
-    """Return the name and version of PCGL2Cache, which its clients expect."""
+    """Return the name and version of PCGL2Cache, because its clients expect them."""
     return Response(VERSION, mimetype="text/html")

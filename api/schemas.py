@@ -261,7 +261,10 @@ ID: dict[str, Any] = {
 
 
 def ids_schema(one: str, most: int) -> dict[str, Any]:
-    """Return the schema of requested ids: an id of the schema ``one``, or a list or nested list of ids."""
+    """Return the JSON schema of requested ids: one id, or a list or nested list of at most ``most`` ids.
+
+    ``one`` is the name of the schema of one id, such as "Id".
+    """
     listed = {"type": "array", "items": {"$ref": f"#/components/schemas/{one}s"}, "maxItems": most}
     return {
         "anyOf": [{"$ref": f"#/components/schemas/{one}"}, listed],
@@ -270,7 +273,10 @@ def ids_schema(one: str, most: int) -> dict[str, Any]:
 
 
 def ids_request(field: str, schema: str, example: str, most: int, settings: Settings) -> dict[str, Any]:
-    """Return a request body of at most ``most`` ids, for the OpenAPI document."""
+    """Return a request body of at most ``most`` ids, for the OpenAPI document.
+
+    ``field`` is the JSON key of the ids; ``schema`` is the name of their schema, such as "Ids".
+    """
     ids = {"$ref": f"#/components/schemas/{schema}"}
     content = {"type": "object", "required": [field], "properties": {field: ids}}
     return {
@@ -300,8 +306,8 @@ def read_responses(
 ) -> dict[int, dict[str, Any]]:
     """Return the responses to a read, for the OpenAPI document.
 
-    ``what`` describes the successful response, and ``example`` is its body; ``examples`` are bodies of errors
-    by status.
+    ``what`` describes the successful response, and ``example`` is an example of its body. ``examples`` has
+    example bodies of errors, by HTTP status.
     """
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {form: {"schema": schema, "example": example} if form == JSON else binary for form in forms}

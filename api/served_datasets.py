@@ -56,7 +56,7 @@ class Counted(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """A table's notes on updates and its last audit, and when they were read (UTC)."""
+    """A table's freshness and the result of its last audit, and when both were read (UTC)."""
 
     updates: Updates | None
     audit: LastAudit | None
@@ -154,7 +154,10 @@ class ServedDataset:
             self._graph.close()
 
     def _result(self, opener: Opener[T], timeout_s: float, code: str, message: str) -> T:
-        """Return the result of ``opener``. Raises StoreError; ApiError 503 for other errors or a time-out."""
+        """Return the result of ``opener``.
+
+        Raises StoreError unchanged, and ApiError 503 for any other L2FeaturesError or a time-out.
+        """
         try:
             return opener.result(timeout_s)
         except StoreError:
@@ -166,7 +169,7 @@ class ServedDataset:
         return ApiError(503, code, message, retry_after=self.settings.retry_after_s)
 
     def _cannot(self, what: str) -> Callable[[str], None]:
-        """Return a function that logs the message ``what`` with the error that it receives."""
+        """Return a function that receives an error and logs it with the message ``what``."""
         return lambda error: log.warning(what, extra={"dataset": self.name, "error": error})
 
     def _open(self) -> OpenDataset:
@@ -176,9 +179,9 @@ class ServedDataset:
         return OpenDataset(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
     def _find_versions(self) -> VersionsPlace:
-        """Return the catalog of the versions folder, which the data sets file or else the table names.
+        """Return the catalog of versions. Their folder is named in the data sets file or else in the table.
 
-        Keeps the `Catalog` object until the folder changes.
+        Makes a new `Catalog` only if the folder's URL has changed.
         """
         try:
             folder = versions_folder(self.entry, self.store)
@@ -239,7 +242,10 @@ class ServedDataset:
         return Noted(updates, audit, datetime.now(UTC))
 
     def _note(self, what: str, read: Callable[[Store], T | None]) -> T | None:
-        """Return the note that ``read`` reads; None if missing or invalid. Raises and logs StoreError."""
+        """Read a note of the table with ``read``. Returns None if the note is missing or invalid.
+
+        Logs and re-raises a StoreError; ``what`` names the note in the log.
+        """
         with suppress(BadNote), self._warnings(f"cannot read {what}"):
             return read(self.store)
         return None

@@ -54,8 +54,8 @@ class VersionReads:
         """Yield the result of ``read`` for one version; hold a permit until the ``with`` block ends.
 
         ``read`` receives the version's reader and a deadline (`time.monotonic`). It returns a tuple: a
-        result; the number of row groups that it read. ``field`` is the field of the request that the error
-        names if the read is too large. Raises ApiError.
+        result; the number of row groups that it read. Raises ApiError. If the read is too large, the error
+        names ``field`` as the invalid field of the request.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:
@@ -77,7 +77,10 @@ class VersionReads:
 
     @contextmanager
     def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
-        """Convert errors of versions and columns to ApiError; messages hide the versions folder's path."""
+        """Convert a VersionError, or a ConfigError for an unknown column, of the ``with`` block to ApiError.
+
+        ``number`` is the version, None for the newest. Messages hide the path of the versions folder.
+        """
         name, retry = served.name, self.settings.retry_after_s
         shown = f"version {number}" if number is not None else "the newest version"
         try:

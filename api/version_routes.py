@@ -44,7 +44,7 @@ def register_versions(app: OpenAPI, service: AppResources) -> None:
 
     @api.get("/table/<dataset>/versions", summary="The versions of a data set", responses=LIST_RESPONSES)
     def versions(path: DatasetPath) -> Response:
-        """Return number, time, counts and size of each version, oldest first; empty without versions."""
+        """Return the number, time, size, and counts of nodes and roots of each version, oldest first."""
         served = datasets[path.dataset]
         accepted(request.headers.get("Accept"), (JSON,))
         found = VersionList(dataset=served.name, versions=reads.summaries(served))
@@ -56,7 +56,7 @@ def register_versions(app: OpenAPI, service: AppResources) -> None:
         responses=MANIFEST_RESPONSES,
     )
     def version(path: VersionPath) -> Response:
-        """Return the manifest: time, source, counts, and files with their URLs if these are public."""
+        """Return the manifest: time, source, counts and files. Public files have a URL."""
         served = datasets[path.dataset]
         accepted(request.headers.get("Accept"), (JSON,))
         with reads.of_version(served, path.version, lambda reader, _: (reader.manifest, 0)) as manifest:
@@ -99,7 +99,7 @@ def rows_of(reader: VersionReader, wanted: WantedRows, until: float) -> FoundRow
 def rows_response(
     served: ServedDataset, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
 ) -> Response:
-    """Return the response with rows as JSON, Arrow or Parquet; Arrow and Parquet also name the version."""
+    """Return a response with the rows as JSON, Arrow or Parquet, and with the number of the version."""
     if mimetype == JSON:
         return body_response(_json_parts(table, manifest.number, is_true(query.int64_as_str)), JSON)
     about = {
@@ -125,7 +125,7 @@ def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
 
 
 def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
-    """Return a manifest with URLs of its files below the URL ``folder``; without URLs if that is None."""
+    """Return a manifest whose files have URLs below ``folder``, or no URLs if ``folder`` is None."""
     layers = [
         LayerInfo(
             version=layer.version,

@@ -79,7 +79,7 @@ class FileInfo(VersionFile):
 
 
 class LayerInfo(Layer):
-    """The files that were written for one version."""
+    """The files that were written for one version. Newer versions can use these files, too."""
 
     files: tuple[FileInfo, ...]
 

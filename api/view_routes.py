@@ -63,7 +63,7 @@ class ViewLink(BaseModel):
 
 
 def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, lists: LargestLists) -> None:
-    """Extend ``api``, the group of picture routes, by the routes that redirect to a viewer."""
+    """Add the routes that redirect to a viewer to ``api``."""
     settings, datasets = service.settings, service.datasets
 
     @api.get("/table/<dataset>/root/<root_id>/view", summary="A root in the viewer", responses=_responses())

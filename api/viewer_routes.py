@@ -61,7 +61,7 @@ def register_viewer(app: OpenAPI, settings: Settings, datasets: ServedDatasets) 
 def content_policy(origins: Iterable[str]) -> str:
     """Return the Content-Security-Policy of the viewer, which may read data from ``origins`` and this server.
 
-    The viewer also runs workers, sets inline styles, and compiles WebAssembly and generated JavaScript.
+    The policy also allows what the viewer needs: workers, inline styles, WebAssembly, generated JavaScript.
     """
     sources = {
         "default-src": "'none'",
@@ -78,7 +78,7 @@ def content_policy(origins: Iterable[str]) -> str:
 
 
 def _file(folder: Path, name: str, cache: str, policy: str) -> Response:
-    """Return a file of ``folder``, or 304 if the client has it. Raises NotFound for any other path."""
+    """Return a file of ``folder``, or 304 if the client has it. Raises NotFound if the file is missing."""
     mimetype = MIMETYPES.get(Path(name).suffix)
     response = send_from_directory(folder, name, mimetype=mimetype, etag=True)
     response.headers["Cache-Control"] = cache

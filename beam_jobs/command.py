@@ -1,7 +1,7 @@
-"""Shared by the commands of the jobs: options, and runs on Beam runners.
+"""Code that the jobs' commands share: options, and runs on Beam runners.
 
-Apache Beam is imported only in the functions that use it, because the workers of a local run import the
-command's module.
+Only functions import Apache Beam. Worker processes of a local run import the command's module, and thus this
+module, but do not need Beam.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def parse(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Return a tuple: the job's own options; the flags for Beam.
 
-    ``problem`` receives the options, and Beam's flags as given; it returns what is wrong with options or
-    flags, or "". Exits with status 2 for a wrong option or flag.
+    ``problem`` receives the job's options, and the flags for Beam as given. It returns what is wrong with
+    them, or "". Exits with status 2 for a wrong option or flag.
     """
     # Set the form of log lines before Beam sets its own when it reads options.
     log_lines.configure()
@@ -87,7 +87,7 @@ def run_on(
 ) -> dict[str, int] | None:
     """Run the pipeline that ``add`` builds on a Beam runner; return its counters.
 
-    Returns None if no job was run, and for a job on Dataflow that streams or is not waited for. Raises
+    Returns None for a dry run, a template, and a job on Dataflow that streams or is not waited for. Raises
     ConfigError for an unknown runner, LaunchFailed or JobFailed for a job that failed, StillRunning for a job
     on Dataflow that continues after Ctrl-C.
 
@@ -123,7 +123,7 @@ def run_on(
 def run_on_table(
     job: str, dataset: Dataset, args: argparse.Namespace, flags: list[str], add: Callable[[Any], object]
 ) -> dict[str, int] | None:
-    """Run a job on the Beam runner in the options, named and labelled after its table; see `run_on`."""
+    """Run a job on the runner in ``args``. Its name and labels identify the table; see `run_on`."""
     named = [table_job_name(job, dataset), *labels(job, dataset.name), *flags]
     return run_on(args.runner, named, add, waiting(args))
 

@@ -25,7 +25,7 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 def is_dataflow(runner: str) -> bool:
-    """Return whether a runner's name means Dataflow to Beam."""
+    """Return whether ``runner`` is one of Beam's names for Dataflow."""
     return runner.lower().removesuffix("runner") == "dataflow"
 
 
@@ -63,10 +63,8 @@ def update_job_name(subscriptions: Sequence[str]) -> str:
 def _job_name(job: str, shown: str, same: str) -> str:
     """Return the flag for the name ``l2features-JOB-SHOWN-DIGEST``; a long ``shown`` is cut.
 
-    The digest is that of ``same``.
-
-    Dataflow runs one job per name at a time. ``same`` identifies the table or the subscriptions completely,
-    so its digest differs between jobs whose ``shown`` is alike.
+    DIGEST is a hash of ``same``, which identifies the table or the subscriptions completely. Dataflow runs
+    one job per name at a time, so jobs with the same ``shown`` need different digests.
     """
     digest = hashlib.sha256(same.encode()).hexdigest()[:8]
     begin = f"l2features-{job}-{_NOT_IN_NAMES.sub('-', shown.lower()).strip('-')}"

@@ -1,8 +1,8 @@
 """Batch ingest: compute the features of every L2 node of a segmentation, and store them.
 
-On one machine, worker processes share the chunks; with --runner=DaskRunner, workers of a Dask cluster
-do. With --runner=DataflowRunner, or another Beam runner, the job runs there as a pipeline. The same command
-continues a run that was stopped: chunks that are done are skipped, chunks that failed are retried.
+By default, worker processes of this machine compute the chunks. With --runner=DaskRunner, the workers of a
+Dask cluster compute them. With --runner=DataflowRunner, or another Beam runner, the job is a Beam pipeline.
+The same command continues a run that was stopped: it skips chunks that are done, and retries failed chunks.
 
 example, the sample data set:
   l2features sample sample
@@ -59,7 +59,7 @@ def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
+    """Run the command; return the exit status: 1 for an error or failed chunks, 2 for a wrong option."""
     args, flags = parse(argv)
     work = partial(ingest_on, flags=flags) if is_beams(args.runner) else ingest_chunks
     return command.exit_status(partial(run, args, work=work), STOPPED)

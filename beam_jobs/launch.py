@@ -47,7 +47,7 @@ class CloudJob(NamedTuple):
 
     @property
     def end(self) -> str:
-        """A line such as ``drain: gcloud …``: the command that stops the job without losing a message."""
+        """``drain: gcloud …``, which loses no message, for a streaming job; else ``cancel: gcloud …``."""
         verb = "drain" if self.streaming else "cancel"
         return f"{verb}: {self.command(verb)}"
 

@@ -1,4 +1,4 @@
-"""The Beam pipeline of a version, a chain of steps: read rows, group them by partition, write files."""
+"""The Beam pipeline that makes a version: read rows, group them by partition (range of ids), write files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ELEMENT_ROWS = 10_000
 
 
 def unit_shards(run: Materialization) -> Iterator[tuple[int, int]]:
-    """Yield ranges (first, end excluded) of unit numbers; a unit is a block of chunks, or some roots."""
+    """Yield ranges (first, end excluded) of numbers of units of work: blocks of chunks, or sets of roots."""
     yield from shards(ChunkBox((0, 0, 0), (run.plan.units, 1, 1)))
 
 
@@ -74,7 +74,10 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanUnits(beam.PTransform):
-    """Read the rows of each unit (a block of chunks, or some roots); return (partition, rows as bytes)."""
+    """Read the rows of each unit of work, which is a block of chunks or some roots.
+
+    Returns pairs ((layout, number) of the partition, rows as bytes).
+    """
 
     run: Materialization
 

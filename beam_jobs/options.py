@@ -1,4 +1,4 @@
-"""Parses Beam's options, whose boolean options have several spellings."""
+"""Parses Beam's options. A boolean option can be written in several ways."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
     """Return Beam's flags, for `pipeline_options`. Exits with status 2 for a flag that Beam does not know.
 
-    Flags of boolean options come last, once per option, in Beam's spelling if Beam has one. When a template
-    is launched, unknown flags are accepted: Dataflow has checked the user's flags, and may add flags.
+    Flags of boolean options come last, one per option, rewritten to a flag that Beam knows if it has one.
+    The launch of a template accepts unknown flags: Dataflow has checked the user's and may add its own.
     """
     if not flags:
         return []  # a local run starts without Beam, whose import takes seconds
@@ -99,10 +99,10 @@ def _means(text: str, on: bool) -> bool:
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options; if a boolean option is given several times, the last value counts.
+    """Return the `PipelineOptions` that ``flags`` set.
 
-    Pass defaults before the given flags. ``--flag=false`` works even if Beam has no flag to turn the option
-    off.
+    The last flag of a boolean option counts, so put defaults before the user's flags. ``--flag=false`` works
+    even if Beam has no flag to turn the option off.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -111,7 +111,7 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
 
 def _spelled(parser: argparse.ArgumentParser, booleans: dict[str, bool]) -> Iterator[str]:
-    """Yield flags that set boolean options. A default value for which Beam has no flag is left out."""
+    """Yield flags that set ``booleans``. Default values are left out if Beam has no flag for them."""
     flags = {(s.option, s.on): flag for flag, s in reversed(switches(parser).items()) if s.bare}
     names = {s.option: (flag, s.on) for flag, s in switches(parser).items()}
     for option, value in booleans.items():

@@ -1,4 +1,4 @@
-"""Beam runners that submit to a job service: time-outs, and errors of one line."""
+"""Time-outs and one-line errors for Beam runners that submit jobs to a job service."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def portable_flags(flags: Sequence[str]) -> list[str]:
 
 
 def reason(text: str) -> str:
-    """Return the reason of a failure in a text with tracebacks.
+    """Find the reason of a failure in a text that may contain tracebacks.
 
     This is the last detail of a gRPC error, else the error at the end of the last traceback, else the text.
     """
@@ -50,8 +50,8 @@ def reason(text: str) -> str:
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
     """Raise JobFailed if the job service in the options cannot be reached, or if the job fails.
 
-    The job service's log has the workers' tracebacks. Without a job service, errors are raised unchanged,
-    except that Beam's RuntimeError after Ctrl-C becomes KeyboardInterrupt.
+    The workers' tracebacks are not printed: the job service logs them. Without a job service, errors are
+    raised unchanged, except that Beam's RuntimeError after Ctrl-C becomes KeyboardInterrupt.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:
@@ -75,7 +75,7 @@ def plain_errors(options: PipelineOptions) -> Iterator[None]:
 
 @contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """Hide the tracebacks of workers and of the thread `LISTENER`, which Beam prints."""
+    """Hide tracebacks that Beam prints: those of workers, and gRPC errors of its thread `LISTENER`."""
     forwarded, hook = logging.getLogger(), threading.excepthook
     forwarded.addFilter(_is_no_traceback)
     threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)

@@ -44,7 +44,7 @@ from .dataflow import output_problem
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the job's own options, beside Beam's."""
+    """Add the options of this job to a parser; Beam's options are not among them."""
     add_dataset_options(parser)
     parser.add_argument("--version", type=int, required=True, help="number of the version (required)")
     add_output_options(parser, "folder of the export")
@@ -78,7 +78,7 @@ parse = partial(command.parse, "precomputed", __doc__, add_options, problem=outp
 
 
 def plan(args: argparse.Namespace) -> StaticExport:
-    """Return the export that the options describe. Raises L2FeaturesError before any shard is written."""
+    """Return the export that the options describe. Raises L2FeaturesError if it cannot be made."""
     wanted = WantedExport(
         load_dataset(args.dataset, args.config),
         args.version,
@@ -93,9 +93,9 @@ def plan(args: argparse.Namespace) -> StaticExport:
 
 # ------------------------------------------------------------------ without Beam
 def scan_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
-    """Return the first job of a run: read the rows of each unit, and keep them in files.
+    """Return the first job of a run: read the rows of each unit of work, and store them in files.
 
-    A unit is some rows of a version's file or, as the last unit, the roots whose skeletons are exported.
+    A unit is some rows of a version's file. If skeletons are exported, one more unit has their roots.
     ``units`` is the number of units.
     """
     worker = partial(files.open_worker, run)

@@ -1,4 +1,4 @@
-"""The Beam pipeline of an export, a chain of steps: read rows, group them by shard, write the shards."""
+"""The Beam pipeline that exports a version: read rows, group them by shard, write the shards."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanNodes(beam.PTransform):
-    """Read each unit; return pairs (shard's number, rows as bytes).
+    """Read the rows of each unit of work; return pairs (number of the rows' shard, rows as bytes).
 
-    A unit is some rows of a version's file or, as the last unit, the roots whose skeletons are exported.
+    A unit is some rows of a version's file. If skeletons are exported, one more unit has their roots.
     """
 
     run: StaticExport

@@ -50,7 +50,7 @@ _IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
 
 
 class Field(NamedTuple):
-    """What a template says about an option in addition to the job's parser. ``regex`` is in RE2 syntax."""
+    """Metadata that a template adds to an option of the job's parser. ``regex`` is in RE2 syntax."""
 
     label: str
     group: str
@@ -140,7 +140,7 @@ TEMPLATES = {
 
 
 def metadata(job: str) -> dict[str, Any]:
-    """Return the metadata of a job's template. Raises ConfigError for an option that `FIELDS` lacks."""
+    """Return the metadata of a job's template. Raises ConfigError if `FIELDS` and `LOCAL` lack an option."""
     template = TEMPLATES[job]
     described: dict[str, Any] = {
         "name": f"l2features {job}",
@@ -160,7 +160,10 @@ def metadata(job: str) -> dict[str, Any]:
 
 
 def spec(job: str, image: str, **environment: str) -> dict[str, Any]:
-    """Return the specification that Dataflow launches: image, metadata and default environment."""
+    """Return the complete template of a job: image, metadata and default environment.
+
+    ``environment`` adds or overrides entries of the default environment.
+    """
     template = TEMPLATES[job]
     defaults: dict[str, Any] = {
         "machineType": MACHINE_TYPE,

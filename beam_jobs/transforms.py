@@ -21,13 +21,13 @@ from .counters import count, measure
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Count the saturated nodes of each attribute (dtype's maximum); record the milliseconds of each step."""
+    """Count, by attribute, nodes at the dtype's maximum (saturated); record the milliseconds of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
 class RunFn(beam.DoFn):
-    """Base of DoFns that receive a run's settings. Teardown closes ``opened``, which a subclass may set."""
+    """Base of DoFns with the settings of a run. ``teardown`` closes ``opened``, if a subclass has set it."""
 
     opened: Any = None
 
@@ -48,7 +48,7 @@ class StoreFn(RunFn):
 
 @dataclass
 class WriteGroups(beam.PTransform):
-    """Group rows by key, and write each group with the DoFn ``write``; returns its results, JSON texts."""
+    """Group rows by key, and write each group with the DoFn ``write``; return the JSON texts it yields."""
 
     write: beam.DoFn
 
@@ -69,10 +69,10 @@ class _PendingFn(StoreFn):
 
 @dataclass
 class EnumerateChunks(beam.PTransform):
-    """Enumerate the chunks of a run on the workers, in random order.
+    """Return the chunks of a run that must be processed, in random order; workers enumerate them.
 
-    A shard is a range of the run's chunks: positions (first, end) in ``run.box``, without ``end``. The
-    transform ``pending`` receives shards, and returns those of their chunks that must be processed.
+    A shard is a range of the run's chunks: positions (first, end) in ``run.box``, without ``end``. For each
+    shard, the transform ``pending`` returns the chunks that must be processed.
     """
 
     run: ChunkRun
@@ -125,7 +125,8 @@ def _count_chunk(result: ChunkFeatures) -> None:
 class ComputeFeatures(beam.PTransform):
     """Return the `ChunkFeatures` of each chunk, with the reason if the chunk failed.
 
-    With ``counted``, attempts are counted in the store before they begin.
+    With ``counted``, the store counts each attempt at a chunk before it begins, and a chunk that killed or
+    hung its process three times fails.
     """
 
     ingest: Ingest
@@ -180,7 +181,7 @@ class _DirectRowsFn(_WriteFn):
 class WriteByBigtableIO(beam.PTransform):
     """Write rows to Bigtable with Beam's own connector.
 
-    Failed chunks get a chunk record; done chunks do not.
+    The state of failed chunks is recorded in the store; that of done chunks is not.
     """
 
     ingest: Ingest

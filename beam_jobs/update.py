@@ -1,7 +1,8 @@
 """Compute the L2 nodes that messages name, and write their features to the store.
 
-The graph sends a message for each edit, the HTTP API for ids without rows. Messages come from Pub/Sub, until
-the job is stopped, or from files: NAME.bin with its attributes in NAME.json, or dead letters. Nodes whose
+The graph sends a message for each edit; the HTTP API sends messages that name requested ids without rows.
+With --subscriptions, messages come from Pub/Sub until the job is stopped. With --messages, they come from
+files: NAME.bin is a payload and NAME.json its attributes; a NAME.json alone is a dead letter. Nodes whose
 rows exist are skipped, so messages may be applied again.
 
 examples:
@@ -169,7 +170,7 @@ def _check_topic(dead_letters: str) -> None:
 def _update(args: argparse.Namespace, attempts: int, located: bool = False) -> Update:
     """Return the settings for applying messages.
 
-    With ``located``, they include the geometries of data sets, which workers then need not read.
+    With ``located``, the settings include each data set's geometry, so that workers need not read it.
     """
     datasets = read_datasets(args.config)
     for problem in datasets.errors:
@@ -179,7 +180,7 @@ def _update(args: argparse.Namespace, attempts: int, located: bool = False) -> U
 
 
 def report(counts: Mapping[str, int], kept: bool) -> int:
-    """Print the counters of a replay, and return the exit status."""
+    """Print the counters of a replay; return the exit status. ``kept``: whether dead letters were written."""
     messages = {verdict: counts.get(f"messages_{verdict}", 0) for verdict in Verdict}
     ids = ", ".join(f"{counts.get(f'ids_{fate}', 0)} {fate}" for fate in Fate)
     print(f"{messages[Verdict.DONE]} of {sum(messages.values())} messages done; ids: {ids}")

@@ -40,8 +40,9 @@ _EXPERIMENTS = ("--experiments", "--experiment")
 def streaming_flags(flags: Sequence[str]) -> list[str]:
     """Return the Beam flags of a streaming job: at-least-once, unless ``flags`` ask for exactly-once.
 
-    A row depends only on its id, so writing a row twice is harmless, and cheaper than exactly-once. If
-    ``flags`` name both modes, exactly-once wins: a template's launcher adds the default mode to the user's.
+    At-least-once is cheaper, and may write a row twice. This is harmless: a row depends only on its id. If
+    ``flags`` name both modes, exactly-once wins: the launcher of a template adds at-least-once to the
+    user's flags.
     """
     options = pipeline_options(flags)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
@@ -95,7 +96,7 @@ class ReadSubscriptions(beam.PTransform):
 def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -> Callable[[Any], object]:
     """Return a function that adds the job to a pipeline.
 
-    Raises ConfigError for the invalid path of a subscription or a dead-letter topic.
+    Raises ConfigError if the path of a subscription or of the dead-letter topic is invalid.
     """
     paths = [Subscription(path).path for path in dict.fromkeys(subscriptions)]
     for path in paths:

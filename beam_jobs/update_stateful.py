@@ -88,8 +88,9 @@ class _BatchFn(beam.DoFn):
 class BatchByKey(beam.PTransform):
     """Batch pairs (key, value) to pairs (key, values).
 
-    A batch ends ``wait_s`` after its first value, or with ``most`` values. A pair whose key has an empty
-    first item is returned at once, with one value.
+    A batch ends with ``most`` values, or when the watermark is ``wait_s`` seconds past the timestamp of its
+    first value. Keys are tuples. If the first item of a key is empty, its values are not batched: each is
+    returned at once.
     """
 
     most: int = BATCH_MESSAGES
@@ -150,9 +151,10 @@ class _CollectFn(beam.DoFn):
 class CollectByMessage(beam.PTransform):
     """Collect (key, `Entry`) to (key, all entries of the message), once no entry is missing.
 
-    An entry is an `OpenMessage` or a `Report` on one part of the message, as a plain value. If a report is
-    still missing when the watermark has moved on by `LONG_S`, the ids of its part are refused. The report is
-    lost by then, since a part that is still being processed would stop the watermark.
+    An entry is an `OpenMessage` or the `Report` of one part of the message, stored as a plain tuple. A report
+    counts as lost if it is still missing `LONG_S` seconds after the first entry, by the watermark: a part
+    that is still being processed would stop the watermark. The missing report is then replaced by one that
+    refuses the message.
     """
 
     def expand(self, entries: Any) -> Any:

@@ -1,7 +1,8 @@
 """PTransforms of the updates: write the rows of messages, and return one `MessageResult` per message.
 
-After reading, a pipeline is a chain of steps. Its logic is in `l2features.updates`. Runners store only plain
-values (`l2features.updates.ledger`), because a job on Dataflow may be replaced while messages are in flight.
+The logic of the steps is in `l2features.updates`. Runners store only plain values, such as tuples and strings
+(see `l2features.updates.ledger`): if a job on Dataflow is replaced while messages are in flight, the new code
+must read what the old code stored.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _updaters: dict[Update, tuple[Updater, int]] = {}
 
 
 def acquire_updater(update: Update) -> Updater:
-    """Return this process's updater; it stays open until each user has called `release_updater`."""
+    """Return this process's updater for ``update``. Each call needs a later `release_updater`."""
     with _lock:
         updater, users = _updaters.get(update) or (update.open(), 0)
         _updaters[update] = updater, users + 1
@@ -50,7 +51,7 @@ def acquire_updater(update: Update) -> Updater:
 
 
 def release_updater(update: Update) -> None:
-    """Release an updater; the last user closes it."""
+    """Undo one `acquire_updater`. The last release closes the updater."""
     with _lock:
         updater, users = _updaters.pop(update)
         if users > 1:
@@ -91,10 +92,10 @@ class _DecodeFn(_UpdateFn):
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """Decode each `Delivery`; return pairs of plain values.
+    """Decode each `Delivery`; return several pairs of plain tuples.
 
-    Each part of the message has a pair (`DatasetChunk`, `Member`). The message itself has one pair: a
-    `DatasetChunk` without a data set, and (key, `OpenMessage`).
+    Each part of the message becomes a pair (`DatasetChunk`, `Member`). One more pair is for the message as a
+    whole: (`DatasetChunk` with an empty data set, (message's key, `OpenMessage`)).
     """
 
     update: Update
@@ -105,7 +106,7 @@ class DecodeMessages(beam.PTransform):
 
 
 def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, list[Plain]]]:
-    """Yield the group of a chunk in batches of bounded size."""
+    """Split the `Member`s of a chunk into batches of at most `parts.BATCH_IDS` ids; yield (chunk, batch)."""
     place, values = group
     if not DatasetChunk(*place).dataset:
         yield place, list(values)
@@ -145,7 +146,8 @@ class _ComputeNodesFn(_UpdateFn):
 class ComputeNodes(beam.PTransform):
     """Compute and write the rows of each (`DatasetChunk`, `Member`s); return (key, `Report`) per member.
 
-    A chunk is read once for all nodes of a group. Each (key, `OpenMessage`) is returned unchanged.
+    A chunk's nodes are computed together, even if several messages name them. Pairs (key, `OpenMessage`),
+    which come with an empty data set, are returned unchanged.
     """
 
     update: Update
@@ -231,10 +233,10 @@ class _RecordFn(beam.DoFn):
 
 @dataclass
 class RecordFreshness(beam.PTransform):
-    """Record the freshness of the tables, every few seconds, from each process.
+    """Record in each table how current it is: newest operation, lag, and number of messages.
 
-    No backlog is recorded, since messages wait in the runner and in Pub/Sub. If a table cannot be written,
-    the error is logged, and messages are not delayed.
+    Each process writes every few seconds. It does not record the backlog, since messages wait in the runner
+    and in Pub/Sub. If a table cannot be written, the error is logged, and messages are not delayed.
     """
 
     update: Update
@@ -246,10 +248,10 @@ class RecordFreshness(beam.PTransform):
 def build(
     pipeline: Any, messages: beam.PTransform, update: Update, dead_letters: str = "", streaming: bool = False
 ) -> Any:
-    """Add the update to a pipeline, and return its `MessageResult`s.
+    """Add the steps that apply messages to a pipeline; return a `MessageResult` per message.
 
-    ``messages`` reads deliveries. A ``streaming`` pipeline never ends: before it computes the nodes of a
-    chunk, it waits briefly for further nodes of the chunk.
+    The transform ``messages`` reads the messages, as `Delivery`s. A ``streaming`` pipeline never ends: before
+    it computes the nodes of a chunk, it waits briefly for further nodes of the chunk.
     """
     return (
         pipeline

@@ -68,8 +68,9 @@ class Ratio:
     """How many times faster one request is than another.
 
     Attributes:
-        slow_ms, fast_ms: time of each request, the median of the repeats' medians.
-        times: median of the repeats' ratios, since the speed of a machine changes between repeats.
+        slow_ms, fast_ms: milliseconds of the slow and the fast request; the median of the repeats' medians.
+        times: slow / fast. It is computed in each repeat, as a machine's speed changes between repeats; this
+            is the median.
         least: the required minimum; None for no minimum.
     """
 
@@ -185,7 +186,7 @@ def check_equal(askers: Sequence[Asker], ids: Ids) -> None:
 
 # ------------------------------------------------------------------ ratios
 def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
-    """Return the ratios. The servers are measured in turn, so that noise affects all of them alike."""
+    """Return the ratios. Each repeat measures the servers in turn, so that noise affects all alike."""
     ms: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):
         for asker in askers:
@@ -205,7 +206,7 @@ def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
 
 
 def _ratios(ms: dict[tuple[str, str], list[float]]) -> Iterator[Ratio]:
-    """Yield the ratios; ``ms`` has the median of each repeat, by server and kind of request."""
+    """Yield the ratios; ``ms[server, kind of request]`` lists the median of each repeat."""
 
     def ratio(name: str, slow: tuple[str, str], fast: tuple[str, str], least: float | None) -> Ratio:
         times = statistics.median(a / b for a, b in zip(ms[slow], ms[fast], strict=True))
@@ -247,7 +248,10 @@ def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterato
 
 
 def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
-    """Yield the kinds of requests to measure. Skips concurrent cold requests for too many ids."""
+    """Yield the kinds of requests to measure; ``state`` is cold (ids not requested before) or warm.
+
+    Skips cold requests from several clients if together they name too many ids.
+    """
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
         most = asker.most_cold if asker.caches else 2 * MANY
@@ -257,7 +261,7 @@ def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Cas
 
 
 def repeats_of(case: Case, asker: Asker) -> int:
-    """Return the number of requests per client: fewer for slow requests, or if there are too few cold ids."""
+    """Return the number of requests per client: fewer if they are slow, or if new (cold) ids are few."""
     repeats = REQUESTS[case.ids][0 if case.clients == 1 else 1]
     if not asker.caches and case.clients * case.ids >= MANY:
         return 1

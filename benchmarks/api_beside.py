@@ -1,4 +1,7 @@
-"""Compare the speed of this checkout's HTTP API with another's: alternating requests, same tables."""
+"""Compare the speed of the HTTP API in this checkout with that in another checkout.
+
+Both serve the same tables, and the requests alternate between them.
+"""
 
 from __future__ import annotations
 

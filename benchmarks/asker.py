@@ -1,4 +1,4 @@
-"""Clients of one measured server, and the ids that the server has not been asked for yet."""
+"""Clients that measure one server, and the ids that they have not requested from it yet."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Asker:
 
     @property
     def most_cold(self) -> int:
-        """Number of ids that can be requested cold after one start of the server."""
+        """Number of ids that are not cached after a start of the server: all except those of the warm-up."""
         return len(self.ids) - WARM_UP
 
     def _begin(self) -> None:
@@ -103,7 +103,7 @@ class Asker:
         return taken
 
     def fill_caches(self, ids: int) -> None:
-        """Fill each server process's cache: every client requests the first ``ids`` ids of warm requests."""
+        """If the server caches rows, let each client request ``ids`` ids: those that warm requests use."""
         post = make_post(self._warm(ids), ALL, ARROW)
         for client in self.clients if self.caches else ():
             client.post(post)

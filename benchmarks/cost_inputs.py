@@ -47,11 +47,12 @@ TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """Averages per chunk: ``cpu_s`` (core-seconds) and ``wall_s`` (seconds) by step, ``supervoxels``,
-    ``nodes``, and ``files`` and ``file_bytes`` of the segmentation.
+    """Measurements of the ingest of ``chunks`` chunks, each of ``size`` voxels.
 
-    Averages per node: ``row_bytes`` of an uncompressed row, ``packed_bytes`` of a lightly compressed row, and
-    ``sqlite_bytes``. ``start_s`` is the core-seconds of a worker process outside the steps, mostly to start.
+    Averages per chunk: core-seconds (``cpu_s``) and seconds (``wall_s``) by step, ``supervoxels``, ``nodes``,
+    and the segmentation's ``files`` and ``file_bytes``. Averages per node: ``row_bytes`` (uncompressed) and
+    ``packed_bytes`` (lightly compressed) in Bigtable, and ``sqlite_bytes``. ``start_s``: core-seconds that a
+    worker process spends outside the steps, mostly on its start.
     """
 
     machine: str
@@ -160,7 +161,8 @@ def ingest_here(
 ) -> tuple[Clock, list[ChunkFeatures], int]:
     """Ingest the chunks ``repeats`` times, after a warm-up chunk that does not count.
 
-    Returns a tuple: times of all ingests; results by chunk; number of supervoxels in all chunks.
+    Returns a tuple: times by step, summed over the ``repeats`` ingests; the last ingest's results, one per
+    chunk; number of supervoxels in all chunks.
     """
     warm_up()
     source, clock = ingest.open_source(), Clock()
@@ -174,8 +176,8 @@ def ingest_here(
 def run_job(ingest: Ingest) -> float:
     """Run the ingest with one worker process; return the peak memory of the worker process in MB.
 
-    Reads the peak while the worker runs. After the exit, the kernel would report at least the memory that
-    the parent process had when it started the worker.
+    Reads the peak while the worker runs. The kernel's figure after the worker's exit can be too high: it is
+    at least the memory of the parent process at the worker's start.
     """
     peaks = [0.0]
     pool = LocalPool(1)

@@ -45,7 +45,7 @@ examples:
 
 
 class Dashboards:
-    """Simulates ``n`` dashboards, threads of a child process, which poll while the event ``open`` is set."""
+    """A child process that polls the server as ``n`` dashboards do, while the event ``open`` is set."""
 
     def __init__(self, port: int, n: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -65,9 +65,9 @@ class Dashboards:
 
 
 def show_dashboards(port: int, n: int, opened: Any, ended: Any, answers: Any) -> None:
-    """Poll as ``n`` open dashboards do while ``opened`` is set, until ``ended`` is set.
+    """Poll the server as ``n`` open dashboards do; pause while ``opened`` is not set.
 
-    ``answers`` counts the responses by status.
+    Returns when ``ended`` is set. ``answers`` counts the responses with status 200 and those with 304.
     """
     offsets = np.linspace(0, EVERY_S, n, endpoint=False).tolist()
     with ThreadPoolExecutor(n) as threads:
@@ -169,7 +169,7 @@ def timed(client: Client, posts: Sequence[Post]) -> list[float]:
 def bars(
     without: Sequence[Sequence[float]], with_them: Sequence[Sequence[float]], n: int, answers: Sequence[int]
 ) -> list[Bar]:
-    """Return the results; ``without`` and ``with_them`` are the seconds of each read, by turn."""
+    """Return the results. Seconds of reads, a list per turn: ``without`` dashboards, ``with_them``."""
     found = []
     for name, turns in (("no dashboard", without), (f"{n} dashboards", with_them)):
         seconds = np.concatenate(turns)

@@ -1,10 +1,10 @@
 """Measure how the batch ingest starts on 10,000,000 chunks: locally, on Dask, and on a Beam job service.
 
 The segmentation has no files, so that a chunk costs little. The table is in the Bigtable emulator, behind
-nginx, whose logs count the requests of the launcher and of the workers. Local workers use the launcher's
-address, so that their requests count as the launcher's. The measured time ends when
-the first chunk is done. Beam enumerates all chunks first, so on Beam the time ends when a worker first reads
-the states of chunks.
+nginx. The launcher and the workers connect to nginx at two addresses, whose logs count their requests. Local
+workers use the launcher's address, so their requests count as the launcher's. The measured time ends when the
+first chunk is done; on Beam, when a worker first reads the states of chunks, because Beam enumerates all
+chunks before it ingests the first.
 
 example:
   python -m benchmarks.launchers
@@ -69,7 +69,7 @@ SERVER = """
 
 @dataclass
 class Address:
-    """An address of the emulator behind nginx; ``log`` has a line per request."""
+    """An address of nginx, which forwards requests to the emulator; ``log`` has a line per request."""
 
     log: Path
     host: str = field(default_factory=lambda: f"{LOOPBACK}:{free_port()}")
@@ -136,7 +136,7 @@ def main() -> int:
 
 
 def launch(engine: str, folder: Path, seconds: float, running: ExitStack) -> Launch:
-    """Ingest on an engine for some seconds. Raises RuntimeError, with the output, if it ends early."""
+    """Ingest for ``seconds``. Raises RuntimeError, with output, if the ingest exits or reaches no chunk."""
     emulator = Emulator()
     running.callback(emulator.stop)
     os.environ[emulator.variable] = emulator.host  # for this process
@@ -188,7 +188,7 @@ def flags_of(engine: str, folder: Path, environment: Mapping[str, str], running:
 
 
 def write_dataset(folder: Path) -> Path:
-    """Write a segmentation without files, and a data sets file for it; return the file's path."""
+    """Write a segmentation that has only its info file, and a datasets.yml; return the latter's path."""
     path = f"precomputed://file://{folder}/segmentation"
     info = CloudVolume.create_new_info(
         num_channels=1,

@@ -40,7 +40,7 @@ class RequestFailed(Exception):
 
 @dataclass
 class Timing:
-    """Seconds until each response is complete, wall seconds of all, and the last response's raw body."""
+    """Seconds of each request, wall seconds of all requests together, and the raw body of one response."""
 
     seconds: list[float] = field(default_factory=list)
     wall: float = 0.0
@@ -48,7 +48,7 @@ class Timing:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the last response's body, before decompression."""
+        """Bytes of one response's body, before decompression."""
         return len(self.body)
 
 

@@ -1,7 +1,8 @@
 """Compare a caveclient loop over all roots with the job that makes a version, on the same emulator.
 
-"Today's loop": for each root, caveclient asks a graph server for the root's L2 ids, and a reference server of
-features (benchmarks/plain_server.py) for the rows of these ids. It runs on a sample of the roots; its time is
+A version is all nodes of one time, with their roots and features, in Parquet files. "Today's loop": for each
+root, caveclient asks a graph server for the root's L2 ids, and a reference server of features
+(benchmarks/plain_server.py) for the rows of these ids. It runs on a sample of the roots; its time is
 extrapolated to all roots. "Ours": `python -m beam_jobs.materialize`, first a fresh version, then a renewal
 (``--base``) after 1 % of the roots were split. The graph is in the Bigtable emulator; features are there too
 or, with ``--store sqlite``, in a file. Reads are the bytes that the job receives from the emulator, counted
@@ -75,7 +76,7 @@ BEFORE, AFTER = MADE + timedelta(hours=12), MADE + timedelta(days=30)
 
 @dataclass
 class Bench:
-    """The address of the running emulator, and the folder of all files."""
+    """The address of the running emulator, the folder for the benchmark's files, and the options."""
 
     folder: Path
     host: str
@@ -204,7 +205,7 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
 
 
 def summary_of_a_root(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) -> tuple[float, int]:
-    """Measure requests to the API for summaries of single roots in version 2.
+    """Measure requests to the API for summaries of single roots in version 2, the renewal.
 
     Returns a tuple: the median seconds of the second request for a root; the largest number of row groups
     that the lookup of a root reads.

@@ -97,7 +97,7 @@ class Stack:
         return found
 
     def sums(self, neuron: Neuron, walk: bool = False) -> dict[str, float]:
-        """Return a neuron's measures, summed by the client; with ``walk``, L2 ids come through kvdbclient."""
+        """Return a neuron's summary, computed by the client. ``walk``: read L2 ids through kvdbclient."""
         if walk:
             ids = leaves(PROJECT, INSTANCE, GRAPH, GEOMETRY, neuron.root)
         else:
@@ -253,7 +253,7 @@ def cold(stack: Stack, neurons: Sequence[Neuron], repeats: int, graph: bool = Fa
 
 
 def kept(stack: Stack, neurons: Sequence[Neuron], repeats: int) -> float:
-    """Return the seconds of summaries by a restarted server that finds the summaries in the table."""
+    """Return the median seconds in which a restarted API returns summaries that the table stores."""
     stack.summaries(neurons)
     return median(lambda: stack.summaries(neurons), repeats, before=stack.restart)
 

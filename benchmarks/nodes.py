@@ -1,4 +1,4 @@
-"""Compare the computation of single nodes with a reference that processes the node's whole chunk."""
+"""Compare the speed of computing one node's features with a reference that processes the whole chunk."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def load_chunk(shared: Path) -> EmChunk:
 
 
 def measure(chunk: EmChunk, batch: int, repeats: int) -> Measured:
-    """Print our times and the reference's, for single nodes and ``batch`` nodes; return the comparison."""
+    """Print our times and the reference's, for single nodes and for a batch; return the comparison."""
     warm_up()
     segmented = SegmentedChunk(chunk.volume)
     rows = segmented.features([chunk.parents[i] for i in segmented.ids.tolist()], RESOLUTION)

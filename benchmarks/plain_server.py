@@ -1,4 +1,4 @@
-"""A reference server of features, for benchmarks: Python objects for each cell, a loop over the ids.
+"""A reference server of features, for benchmarks: loops over the ids, with Python objects for each cell.
 
 Like PCGL2Cache, it uses kvdbclient's ``read_nodes`` and ``flask.json``. Unlike PCGL2Cache, it needs no graph
 server for metadata, opens its client once, computes positions with Python integers, and validates nothing.
@@ -41,7 +41,7 @@ def registered_attributes() -> dict[str, Any]:
 
 
 def create_app(project: str, instance: str, table: str, geometry_file: str) -> Flask:
-    """Return the application for one Bigtable table; ``geometry_file`` holds `Geometry.to_json`."""
+    """Return the application for one Bigtable table; ``geometry_file`` has the JSON of `Geometry.to_json`."""
     app = Flask(__name__)
     client = BigTableClient(table, config=BigTableConfig(PROJECT=project, INSTANCE=instance))
     geometry = Geometry.from_json(Path(geometry_file).read_text())

@@ -1,7 +1,7 @@
 """A reference updater, for benchmarks: for each id, it computes a distance transform of the whole chunk.
 
-It works like PCGL2Cache's workers, but measures only the requested node (plain_worker.py), and reads the
-nodes of supervoxels from the graph's table in one range scan, not from a graph server.
+It works like PCGL2Cache's workers, but measures only the requested node (plain_worker.py). It maps
+supervoxels to nodes by one range scan of the graph's table, and asks no graph server.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> list
 
 
 def sizes(output: Path, wanted: int, console: Console) -> float:
-    """Print the sizes of the files of each index; return the percentage of files near ``wanted`` bytes.
+    """Print the file sizes of each index; return the percentage of files within 20 % of ``wanted`` bytes.
 
     The percentage ignores an index of a single file, which may be smaller than ``wanted``.
     """
@@ -173,7 +173,10 @@ def wrong_cells(layer: Path, name: str, nodes: int) -> int:
 
 
 def cell_counts(layer: Path, level: dict[str, Any], annotations: AnnotationLayer) -> list[int]:
-    """Return the number of nodes in each cell of a level. Raises AssertionError for a cell of wrong size."""
+    """Return the number of nodes in each cell of a level.
+
+    Raises AssertionError if a cell's length in bytes does not match its number of nodes.
+    """
     base = {"driver": "file", "path": f"{layer}/{level['key']}/"}
     spec = {"driver": "neuroglancer_uint64_sharded", "base": base, "metadata": level["sharding"]}
     store = tensorstore.KvStore.open(spec).result()

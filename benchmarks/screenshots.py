@@ -27,7 +27,7 @@ example:
 
 
 class Picture(NamedTuple):
-    """A picture to take: path of the page, width and height in pixels (None for the whole page), theme."""
+    """A picture to take: path of the page, width and height in pixels, theme. Height None: the whole page."""
 
     path: str
     width: int

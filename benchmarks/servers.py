@@ -76,7 +76,7 @@ def write_config(folder: Path, name: str, store_url: str) -> Path:
 
 
 class Server:
-    """A running gunicorn server of the code in ``root``; measures the memory of all its processes."""
+    """A running gunicorn server of the code in folder ``root``; measures the memory of all its processes."""
 
     def __init__(
         self,

@@ -2,9 +2,10 @@
 
     python -m benchmarks.sqlite_rounds --rounds 10000
 
-Each scenario has two writers and two readers. Each reader does a number of rounds; writers continue until the
-readers have ended. Each write puts the next number into every row: a smaller number than before is a stale
-read. The command prints a line per scenario, and exits with 1 if a round failed.
+Each scenario has two writers and two readers. In a round, a reader opens, reads and closes the file.
+Writers continue until the readers have ended. Each write puts a larger number into all rows. So a reader that
+finds a smaller number than in its earlier rounds had a stale read. The command prints the results of each
+scenario, and exits with 1 if there was any problem.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _write(url: str, number: int) -> None:
 
 
 def _read(url: str) -> int:
-    """Return the number in all rows, 0 for an empty table. Raises AssertionError if rows differ."""
+    """Return the ``area_nm2`` of every row, 0 for an empty table. Raises AssertionError if rows differ."""
     with closing(open_store(url, "t")) as store:
         first, again = (store.read(NODES) for _ in range(2))
         numbers = np.unique(first.features["area_nm2"])
@@ -102,12 +103,12 @@ def _attempt(call: Callable[[], Any], what: str, problems: Any) -> Any:
 
 
 def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counter[str], int]:
-    """Run a scenario. Returns a tuple: each problem with its number of occurrences; the number of writes.
+    """Run readers and writers. Returns a tuple: the number of times of each problem; the number of writes.
 
     Args:
-        folder: folder of the file. If its name contains ``read-only`` and this process belongs to root,
-            readers cannot write to the folder.
-        rounds: number of rounds of all readers together.
+        folder: where the SQLite file is created. If the path contains ``read-only`` and this process runs as
+            root, readers cannot write to the folder.
+        rounds: number of rounds (a reader opens, reads and closes the file) of all readers together.
         replace: whether each write first deletes the file.
     """
     url = f"sqlite://{folder}/store.db"

@@ -33,8 +33,8 @@ def split_neurons(url: str, neurons: Sequence[Neuron], after_ms: int) -> Ids:
 def _split(neuron: Neuron, operation: int, ms: int) -> Edit | None:
     """Return a split of the neuron at one edge.
 
-    Of the edges whose removal disconnects the neuron, uses the one nearest to the middle of ``edges``.
-    Returns None if every edge is part of a loop. ``ms`` is the time in ms since 1970.
+    Of the edges whose removal disconnects the neuron, removes the one nearest to the middle of the array
+    ``neuron.edges``. Returns None if every edge is part of a loop. ``ms`` is the time in ms since 1970.
     """
     cut = next((i for i in _from_the_middle(len(neuron.edges)) if _parts(neuron, i) > 1), None)
     if cut is None:

@@ -61,8 +61,8 @@ examples:
 
 @dataclass
 class Measured:
-    """Bytes per node in the files `by_root` and `by_node`, bytes per root in `roots`, EM nodes per chunk
-    (``nodes``), and core-seconds per million nodes (``core_s``)."""
+    """``by_root`` and ``by_node``: bytes per node in a version's files of these layouts. ``roots``: bytes per
+    root. ``nodes``: EM nodes per chunk. ``core_s``: core-seconds per million nodes."""
 
     by_root: float
     by_node: float
@@ -92,7 +92,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 # ------------------------------------------------------------------ measured
 def measure(options: argparse.Namespace) -> Measured:
-    """Measure bytes on EM nodes, and core-seconds by running the job."""
+    """Measure the file sizes of a version of EM nodes, and core-seconds by running the materialize job."""
     rows, chunks = em_rows(options.shared)
     with tempfile.TemporaryDirectory() as folder:
         writer = PartitionWriter(Folder(folder), GEOMETRY, 1)
@@ -211,7 +211,7 @@ def _peak_mb() -> float:
 
 
 class _SampledUnits(Units):
-    """Like `Units`, but with random nodes instead of the nodes of a graph."""
+    """Units of work without a graph: each chunk has `NODES_A_CHUNK` nodes with random roots."""
 
     def open(self) -> Any:
         return _SampledNodes()
@@ -231,7 +231,7 @@ class _SampledNodes:
 
 
 def plan_at_scale() -> tuple[Units, Plan]:
-    """Return a tuple for a version of 10,000,000 chunks: its `Units`; its plan, with bounds of partitions."""
+    """Return the units of work and the plan, with partition bounds, of a version of 10,000,000 chunks."""
     dataset = Dataset(
         name="large",
         cv_path="precomputed://gs://bucket/large",

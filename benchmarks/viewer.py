@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure(stack: Stack, repeats: int) -> list[Bar]:
-    """Return median times of Arrow and the skeleton, and ratios of layers ``nodes`` and ``axes`` to Arrow."""
+    """Return median times of Arrow and skeleton, and of layers ``nodes``, ``axes`` divided by Arrow's."""
     neuron = stack.neurons[0]
     nodes, skeleton = "precomputed/nodes/rel_root", "precomputed/skeletons"
     seconds(stack, f"{skeleton}/{neuron.root}")  # the store has it, and the ids of the root, from now on
@@ -75,7 +75,10 @@ def measure(stack: Stack, repeats: int) -> list[Bar]:
 
 
 def bars(neuron: Neuron, cold: dict[str, float], warm: dict[str, float]) -> list[Bar]:
-    """Return the results, given seconds by layer. Layer ``axes`` and Arrow have no required maximum."""
+    """Return the times of Arrow and the skeleton, and the ratios of other layers' times to Arrow's.
+
+    ``cold`` and ``warm`` are seconds by layer. Layer ``axes`` and Arrow have no required maximum.
+    """
     size = f"{len(neuron.l2_ids):,} nodes"
     found = [Bar(f"{size}: Arrow, cold", cold["arrow"] * 1e3, None, unit="ms")]
     for state, times in (("cold", cold), ("warm", warm)):

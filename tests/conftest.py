@@ -95,7 +95,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt imported modules and tests from garbage collection, which would take a second each time."""
+    """Exempt imported modules and tests from garbage collection: each scan of them takes a second."""
     gc.freeze()
     gc.enable()
 

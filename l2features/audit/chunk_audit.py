@@ -118,7 +118,8 @@ class AuditSource:
     def look(self, chunk: Chunk) -> ChunkAudit:
         """Compare a chunk's nodes in the graph with its rows in the store. Raises GraphError or StoreError.
 
-        The store is read first, so that rows of nodes created meanwhile do not count as superfluous.
+        Reads the store before the graph. In the other order, the row of a node created between the two reads
+        could count as superfluous.
         """
         chunk_id, time = self.geometry.chunk_id(chunk), self.audit.time
         rows = self.store.scan_chunk(chunk_id, self.geometry.layout.last_id(chunk_id), [SIZE])

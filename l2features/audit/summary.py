@@ -147,7 +147,10 @@ def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
-    """Store a summary in the note `NOTE`, or `PART_NOTE` for a part of the grid; ``run`` is the run's id."""
+    """Store a summary, with the run's id ``run``, in the table's note `NOTE`.
+
+    If only a part of the grid was audited, the note is `PART_NOTE`.
+    """
     kept = {
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -161,7 +164,7 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
 
 
 def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
-    """Return the audit in the note ``name``, as `save_audit` stored it; None if there is no such note."""
+    """Return the audit that `save_audit` stored in the table's note ``name``; None without such a note."""
     return note_content(store, name)
 
 

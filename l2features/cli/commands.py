@@ -1,4 +1,4 @@
-"""The command ``l2features``: its group, with one module per command."""
+"""The command ``l2features``: a click group whose commands are in other modules of this package."""
 
 from __future__ import annotations
 

@@ -119,8 +119,9 @@ def replay(
 
     Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Each
     NAME must match exactly one letter. Removes letters that are computed or published, and keeps the others.
-    In a folder, another permanent error adds one to the letter's attempts. The exit status is 1 if a letter
-    is kept, if --limit may have left out letters, or if a file or message is not a letter.
+    If a letter in a folder has a permanent error again, its number of attempts increases by one. The exit
+    status is 1 if a letter is kept, if --limit may have left out letters, or if a file or message is not a
+    letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL

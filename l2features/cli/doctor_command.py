@@ -27,9 +27,9 @@ from .shared_options import with_dataset
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_json: bool) -> None:
-    """Check DATASET's table, graph, segmentation, token, queues and rows; say what to do. Writes nothing.
+    """Check DATASET's table, rows, graph, segmentation, token and queues; suggest fixes. Writes nothing.
 
-    The exit status is 0 without a problem, 1 with a problem, 2 for a wrong option or data set.
+    The exit status is 0 if no problem was found, 1 if one was, 2 for a wrong option or data set.
 
     \b
     Example:
@@ -81,7 +81,7 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
 def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
     """Register the graph of DATASET with CAVE's auth service.
 
-    --as NAME is the auth service's data set whose permissions then apply to the graph. Posts to
+    The graph gets the permissions of NAME (--as), a data set of the auth service. Posts to
     SERVER/sticky_auth. The token in cloud-volume's secrets must be an administrator's.
 
     \b

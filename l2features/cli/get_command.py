@@ -80,7 +80,10 @@ def get(
 def _found(
     store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
 ) -> tuple[ChunkRows, int]:
-    """Return rows and the number of ``wanted`` nodes. ``limit`` limits the rows of ids, not of a chunk."""
+    """Return the rows of ids or of a chunk (``wanted``), and their number without ``limit``.
+
+    For ids, only the first ``limit`` are read. A chunk is read completely.
+    """
     from ..query.chunk_lookup import ChunkRows, read_chunk
 
     if isinstance(wanted, np.ndarray):

@@ -112,7 +112,10 @@ class JobCommand(click.Command):
 
 
 def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
-    """Return the data set that PCGL2Cache's arguments describe; put name and timestamp in ``values``."""
+    """Return the data set that ``words``, the four arguments of PCGL2Cache's ingest, describe.
+
+    Sets ``dataset`` and ``timestamp`` in ``values``. Raises UsageError for --dataset, --config, --timestamp.
+    """
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:

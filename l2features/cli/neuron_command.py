@@ -69,7 +69,7 @@ def neuron(
 
 
 def _if_a_node(reader: NeuronReader, number: int) -> str:
-    """Return a hint that names the root of an L2 id; nothing for any other id."""
+    """Return a hint that ``number`` is an L2 id, with its root; an empty string if it is no L2 id."""
     from datetime import UTC, datetime
 
     geometry, ids = reader.reader.geometry, as_ids([number])

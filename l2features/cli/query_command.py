@@ -40,7 +40,7 @@ def query(
 
     \b
     The views are
-      nodes        root_id, l2_id, features, missing; sorted by root
+      nodes        root_id, l2_id, the features, missing (not computed yet); sorted by root
       nodes_by_id  the same, sorted by node
       roots        root_id, n_nodes, size_nm3, … of each root
     DESCRIBE nodes lists the columns. A query reads the version's files in place. It can also read other
@@ -121,7 +121,7 @@ def _print(connection: VersionSql, sql: str, limit: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value for JSON: decimals, such as DuckDB's sums of integers, become numbers."""
+    """Convert a non-JSON value: decimals, such as DuckDB's sums of integers, to numbers, others to text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)

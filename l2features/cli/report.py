@@ -35,7 +35,7 @@ def json_text(value: Any) -> str:
 
 
 def features_table(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> str:
-    """Return a text table of these attributes, one line per row."""
+    """Return a text table with one line per node and one column per attribute in ``names``."""
     attributes = [BY_NAME[name] for name in names]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("L2 id", justify="right", no_wrap=True)
@@ -69,7 +69,7 @@ def cell_text(value: Any) -> str:
 
 
 def status_text(status: TableStatus) -> str:
-    """Return the status as text; it starts with ``<done>/<total>``."""
+    """Return the status as text, beginning with the counts of done and of all chunks, ``<done>/<total>``."""
     totals, none = status.totals, "no chunk is recorded: not ingested yet, or ingested by PCGL2Cache"
     found = f"{totals.nodes} nodes" if totals.done or totals.n_failed else none
     lines = [f"{totals.done}/{status.total} chunks done in table {status.table}: {found}"]

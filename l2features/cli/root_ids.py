@@ -29,7 +29,8 @@ def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
     """Return the distinct root ids of a text file, in the order of the file, shape (n,).
 
     The file has one id per line, or is a CSV file with a header. Empty lines and lines that begin with # are
-    skipped. ``column`` names the column; the default is one of `NAMES`, or else the only column.
+    skipped. ``column`` names the CSV column of the ids. By default, it is the first of root_id, pt_root_id
+    and segment_id in the header, or else the only column.
 
     Raises ConfigError for an invalid file. If a line is invalid, the message names the line.
     """

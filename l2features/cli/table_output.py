@@ -49,7 +49,8 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 def open_catalog(dataset: Dataset) -> Catalog:
     """Open the data set's versions.
 
-    The data sets file names the versions' folder. If it does not, a note in the table names the folder.
+    Reads their folder from the data sets file, or else from the table. Raises VersionNotFound if neither
+    names it.
     """
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder

@@ -44,9 +44,10 @@ def versions() -> None:
 @with_dataset
 @json_option
 def list_versions(dataset: Dataset, as_json: bool) -> None:
-    """List the versions of DATASET: time, base (the older version whose files it includes), counts and size.
+    """List the versions of DATASET, each with its time, base, counts and size.
 
-    The exit status is 1 if a version cannot be read.
+    The base is the older version whose files a version includes. The exit status is 1 if a version cannot be
+    read.
     """
     from .report import json_text
     from .table_output import open_catalog
@@ -162,7 +163,7 @@ def delete(dataset: Dataset, number: int, yes: bool) -> None:
 
 
 def _sample(dataset: Dataset, reader: VersionReader, found: Findings) -> int:
-    """Compare random rows of a version with the graph and the table; return the number of nodes."""
+    """Compare random rows of a version with the graph and the table; return the number of nodes compared."""
     from ..query.reader import Reader
     from ..versions.sampling import verify_samples
     from .table_output import open_roots, open_table, table_geometry

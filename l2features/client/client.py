@@ -45,7 +45,7 @@ class L2Graph(NamedTuple):
 
 
 class ClientSource(Protocol):
-    """A data set as a client reads it. Tables carry their provenance in the metadata."""
+    """A source from which a client reads a data set. Arrow tables have their provenance as metadata."""
 
     where: str
 
@@ -87,7 +87,7 @@ class Client:
     """Reads the features of L2 nodes and neurons of one data set.
 
     Results are pyarrow tables, in nm: ``.to_pandas()`` makes a DataFrame. Their metadata name the data set,
-    its segmentation, the time of the ingest and the version of the software.
+    its segmentation, the timestamp of the ingest and the software version.
 
         client = Client("https://l2cache.example.org", "minnie65")
         client.neuron(864691136040432126).summary.to_pandas()
@@ -194,12 +194,13 @@ class Client:
     def versions(self) -> Any:
         """Return one row per version, oldest first.
 
-        If ``base`` is the number of an older version, the version stores only the changes since that one.
+        The column ``base`` is the number of an older version, or null. A version with a base stores only the
+        changes since its base.
         """
         return self._source.versions()
 
     def version(self, number: int | None = None) -> Version:
-        """Return a version by its number, by default the newest: the data set frozen at one time.
+        """Return a version (the data set frozen at one time) by its number; by default, the newest.
 
         client.version(7).roots([864691136040432126]).to_pandas()
         """
@@ -233,7 +234,7 @@ class Neuron:
 
     @cached_property
     def summary(self) -> Any:
-        """The root's summary: one row of `Client.neurons`, read once.
+        """The root's summary: a table of one row, as from `Client.neurons`. It is read once and cached.
 
         ``n_missing`` counts the nodes that have no features yet.
         """
@@ -269,8 +270,8 @@ class Neuron:
                 measured along the graph.
             root_point: (3,) position in nm; the vertex nearest to it becomes the skeleton's root.
             collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
-                ``root_point`` is merged with all vertices that it reaches along edges with an end in the
-                sphere. The merged vertex is at ``root_point``.
+                ``root_point`` and all vertices connected to it by paths become one vertex at ``root_point``.
+                Only edges with an end in the sphere count for these paths.
             join: join components at their nearest vertices.
         """
         import pyarrow as pa

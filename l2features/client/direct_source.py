@@ -39,7 +39,7 @@ MOST_GROUPS = 20_000
 
 
 class DirectSource:
-    """A `ClientSource` for a data set of a data sets file: reads its table and graph, and writes nothing."""
+    """A `ClientSource` for a data set in a data sets file: it only reads the data set's table and graph."""
 
     def __init__(self, file: str | PathLike[str], dataset: str) -> None:
         self.where = fspath(file)
@@ -127,7 +127,7 @@ class DirectSource:
         return RegionReader(self._store, self._entry, self._reader.geometry, MOST_NODES)
 
     def _geometry(self) -> Geometry:
-        """Return the geometry in the table, or else the segmentation's."""
+        """Return the geometry stored in the table; if it has none, the segmentation's geometry."""
         if geometry := self._store.geometry():
             return geometry
         from ..ingest.compute import read_geometry
@@ -167,6 +167,6 @@ class _DirectVersion:
 
 
 def _checked(names: Names) -> Sequence[str]:
-    """Return the names of attributes, all for None. Raises ConfigError for an unknown name."""
+    """Return the names, or all attribute names for None. Raises ConfigError for an unknown name."""
     check_names(names or ())
     return NAMES if names is None else names

@@ -1,4 +1,4 @@
-"""Layers of a static export, read from any file server."""
+"""Neuroglancer layers of a version, exported as static files and read from any file server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GS = "gs://"
 
 
 def exported_view(url: str, roots: Ids) -> View:
-    """Return what a link to Neuroglancer draws: the layers of an export, with ``roots`` selected.
+    """Return a view for a Neuroglancer link: the layers of a static export, with ``roots`` selected.
 
     The layers are the export's nodes and, if they exist, its skeletons and its segment properties.
 

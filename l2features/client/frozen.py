@@ -27,8 +27,9 @@ class VersionSource(Protocol):
     def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
         """Return an Arrow table of nodes or of root summaries. Id columns are uint64.
 
-        The kind ``nodes_of`` selects all nodes of the roots ``ids``, sorted by root and then by node. The
-        kinds ``nodes`` and ``roots`` select the nodes or the roots ``ids``, sorted by id.
+        With the kind ``nodes_of``, ``ids`` are roots; return all their nodes, sorted by root, then by node.
+        With ``nodes``, ``ids`` are nodes; return them, sorted by id. With ``roots``, ``ids`` are roots;
+        return their summaries, sorted by id.
         """
 
     def files(self) -> Files:
@@ -99,8 +100,9 @@ class Version:
     def sql(self, query: str) -> Any:
         """Return the result of a SELECT statement over the views ``nodes``, ``nodes_by_id`` and ``roots``.
 
-        DuckDB reads the version's files in place; it is installed with ``l2features[query]``. If the client
-        reads from a server, the server must publish the files' URLs. The views and the result have int64 ids.
+        ``nodes`` and ``nodes_by_id`` have the same rows, from files sorted by root and by L2 id. All ids are
+        int64. DuckDB reads the version's files in place; it is installed with ``l2features[query]``. If the
+        client reads from a server, the server must publish the files' URLs.
         """
         from ..versions.sql import VersionSql
 

@@ -1,4 +1,4 @@
-"""Files at URLs, read in parts by HTTP ranges, as a file system of pyarrow."""
+"""A pyarrow file system for files at URLs. It reads parts of files by HTTP range requests."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ class HttpSource:
 
     @cached_property
     def _geometry(self) -> Geometry:
-        """The geometry with the default id layout, since the server does not publish the layout."""
+        """The data set's geometry. Its id layout is the default, since the server does not publish one."""
         about = self._about
         x, y, z = (float(n) for n in about["resolution"])
         offset, size, chunk = (as_triple(about[key]) for key in ("voxel_offset", "voxel_size", "chunk_size"))
@@ -314,7 +314,7 @@ def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) 
 
 
 def cause_of(error: requests.RequestException) -> str:
-    """Return the cause of an error in one line, without the request, which may be long."""
+    """Return the cause of a failed request as text for a message; a long cause is cut to 300 characters."""
     if isinstance(error, requests.Timeout):
         return "no response in time"
     text = str(error)

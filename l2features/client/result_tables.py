@@ -53,14 +53,14 @@ def in_order(table: Any, fresh: Any) -> Any:
 
 
 def graph_tables(node_ids: Ids, edges: Ids) -> tuple[Any, Any]:
-    """Return a tuple of tables: the nodes of a graph, from ids (n,); its edges, from pairs of ids (m, 2)."""
+    """Return a table of a graph's nodes and one of its edges, from ``node_ids`` (n,) and ``edges`` (m, 2)."""
     pairs = np.asarray(edges, dtype=np.uint64).reshape(-1, 2)
     sides = {name: pa.array(np.ascontiguousarray(pairs[:, i])) for i, name in enumerate(("id", "other_id"))}
     return pa.table({"id": pa.array(node_ids)}), pa.table(sides)
 
 
 def one_row_graph(row: Any) -> tuple[Any, Any]:
-    """Return the tables of `graph_tables` for a graph that a server sends as one row."""
+    """Return a graph's tables of nodes and of edges, from the one row that a server sends for the graph."""
     nodes, edges = (row[name].combine_chunks() for name in ("node_ids", "edges"))
     pairs = edges.flatten().flatten().to_numpy(zero_copy_only=False)
     return graph_tables(nodes.flatten().to_numpy(zero_copy_only=False), pairs)

@@ -1,4 +1,4 @@
-"""The data sets file and the environment."""
+"""Read the data sets file (YAML) and environment variables."""
 
 from __future__ import annotations
 

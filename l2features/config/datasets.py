@@ -5,7 +5,7 @@ The file is PCGL2Cache's YAML, ``<dataset>: {cv_path, l2cache_id}``, with option
     minnie:
       cv_path: graphene://https://server/segmentation/table/minnie
       l2cache_id: l2cache_minnie
-      graph: bigtable://project/instance/minnie    # or graphene, or flat
+      graph: bigtable://project/instance/minnie    # or graphene (the server in cv_path), or flat (no graph)
       store: bigtable://project/instance           # or sqlite:///path/file.db
       chunk_size: [256, 256, 512]                  # needed without a graph
       watershed: gs://bucket/ws                    # path of the original segmentation, if cv_path is a copy
@@ -219,11 +219,11 @@ def _read(path: str | os.PathLike[str] | None) -> Datasets:
 def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
     """Return the data set that PCGL2Cache's arguments describe, without a data sets file.
 
-    The environment variables ``BIGTABLE_PROJECT`` and ``BIGTABLE_INSTANCE`` name a Bigtable instance. If
-    ``cv_path`` is the URL of the graph ``graph_id`` on a server, the graph is read from this server;
-    otherwise from the table ``graph_id`` of the instance. The store is the instance, or a file in the current
-    folder if the variables are unset. Raises ConfigError if an argument is invalid, or if ``cv_path`` is not
-    the graph's URL and the variables are unset.
+    If ``cv_path`` is the URL of the graph ``graph_id`` on a server, the graph is read from that server.
+    Otherwise it is read from the table ``graph_id`` of a Bigtable instance, which the environment variables
+    ``BIGTABLE_PROJECT`` and ``BIGTABLE_INSTANCE`` name. Features are stored in the same instance; without
+    the variables, in a SQLite file in the current folder. Raises ConfigError if an argument is invalid, or
+    if the graph is not read from a server and the variables are unset.
     """
     served = cv_path.startswith(f"{SERVED}://") and source_of(cv_path).name_of(cv_path) == graph_id
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
@@ -322,8 +322,8 @@ def _dataset(file: str, name: str, entry: Any) -> Dataset:
 def _default_store(file: str, entry: dict[str, Any]) -> str | None:
     """Return the store of a data set that names none.
 
-    This is the Bigtable instance that environment variables name, as in PCGL2Cache, or else a SQLite file
-    beside the data sets file. None if the data sets file is in a bucket.
+    This is the Bigtable instance that environment variables name, as in PCGL2Cache. Without the variables,
+    it is a SQLite file beside the data sets file, or None if the data sets file is in a bucket.
     """
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
     if project and instance:

@@ -21,7 +21,7 @@ def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> 
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
-    """Raise ``kind`` if Pub/Sub is unreachable; the error message begins with ``path``."""
+    """Raise ``kind`` if Pub/Sub is unreachable. The message begins with ``path``, such as a topic's path."""
     _check(path, PUBSUB_VARIABLE, PUBSUB_HOST, kind, "jobs")
 
 

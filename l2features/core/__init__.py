@@ -1,1 +1,1 @@
-"""Foundations without I/O: ids, geometry, the table of attributes, rows."""
+"""Foundations without I/O: ids, geometry, definitions of the attributes, rows of a table of features."""

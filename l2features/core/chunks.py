@@ -1,9 +1,9 @@
 """Boxes of chunks, and the order in which the chunks of a box are visited.
 
-The order is fixed. It scatters neighbouring chunks, to keep concurrent writers off neighbouring row keys:
-at position ``i`` is chunk ``i * stride mod n`` of the box's ``n`` chunks, counted in the order of ids. The
-stride is coprime to ``n`` and near 0.618 ``n`` (the golden section). The order takes no memory, and any range
-of positions can be listed without the others.
+The order is fixed. It scatters neighbouring chunks, to keep concurrent writers off neighbouring row keys.
+The box's ``n`` chunks are numbered from 0, sorted by chunk id. Chunk number ``i * stride mod n`` is visited
+at position ``i``. The stride is coprime to ``n`` and near 0.618 ``n`` (the golden section). The order takes
+no memory, and any range of positions can be listed without the others.
 
     >>> ChunkBox((0, 0, 0), (2, 2, 1)).positions(0, 4).tolist()
     [[0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0]]

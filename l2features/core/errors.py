@@ -98,7 +98,7 @@ class LookupTooLarge(VersionError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's type and message in one line; only the message of a ValueError or StorageError."""
+    """Return an error's type and message in one line; for a ValueError or StorageError, only its message."""
     text = " ".join(_ANSI.sub("", str(error)).split())
     if type(error).__name__ in ("ValueError", "StorageError") and text:
         return text

@@ -126,7 +126,7 @@ class Geometry:
         return np.array([lowest, masks, [0, 0, 0, L2], [*self.grid, 1]], dtype=np.uint64)[..., None]
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return the lowest voxel of the chunk at each of the chunk coordinates, shape (n, 3) -> (n, 3)."""
+        """Return the lowest voxel of each chunk, from chunk coordinates, shape (n, 3) -> (n, 3)."""
         return (
             np.array(self.voxel_offset, dtype=np.int64)
             + np.asarray(coordinates, dtype=np.int64) * self.chunk_size

@@ -1,9 +1,9 @@
 """Node ids (uint64): layer, chunk coordinates and row keys.
 
-From its highest bit on, an id holds the layer (``layer_bits`` bits, 8 in every known graph), x, y and z of
-the chunk (``spatial_bits[layer]`` bits each, or a triple of bits where the axes differ), and the segment. The
-spatial bits differ between layers and between graphs, so an `IdLayout` holds them. A chunk id is a node id
-with segment 0.
+From its highest bit on, an id holds the layer, the chunk's x, y and z, and the segment. The layer has
+``layer_bits`` bits, 8 in every known graph. Each coordinate has ``spatial_bits[layer]`` bits; if the axes
+differ, the entry is a triple. The spatial bits differ between layers and between graphs, so an `IdLayout`
+holds them. A chunk id is a node id with segment 0.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def group_starts(values: np.ndarray) -> npt.NDArray[np.intp]:
 
 
 def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
-    """Return a tuple: the distinct ids, sorted; the index of each id among them, shape (n,)."""
+    """Return the distinct ids, sorted, and for each of ``ids`` its index among them, shape (n,)."""
     if (ids[1:] > ids[:-1]).all():
         return ids, np.arange(len(ids))
     return np.unique(ids, return_inverse=True)

@@ -24,7 +24,7 @@ COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
 
 @cache
 def _stamp(package: Path) -> str:
-    """Return one digest of all compiled modules of a package, because they inline each other's functions."""
+    """Return a digest of all compiled modules of a package; each may contain inlined code of the others."""
     sources = [path.read_bytes() for path in sorted(package.glob("*.py"))]
     return hashlib.sha256(b"\0".join([s for s in sources if COMPILED.search(s)])).hexdigest()
 
@@ -32,9 +32,9 @@ def _stamp(package: Path) -> str:
 class _PackageStamp:
     """Invalidates a cached function when any compiled module of the function's package changes.
 
-    Numba alone checks only the function's own module. The names of cache files contain the digest of the
-    package, so numba never opens an outdated file. Unpickling such a file may fail, because it may refer to
-    classes that no longer exist.
+    By itself, numba checks only the function's own module. Here, the names of cache files contain the
+    package's digest, so numba never opens an outdated file. Unpickling an outdated file may fail, because it
+    may refer to classes that no longer exist.
     """
 
     package: Path

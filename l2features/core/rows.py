@@ -32,7 +32,7 @@ def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
 
 
 def as_items(mask: npt.NDArray[np.bool_]) -> np.ndarray:
-    """View a mask (n, attributes) as one void item per row, shape (n,); numpy copies it ten times faster."""
+    """Return a view (n,) of a mask (n, attributes): one void item per row, ten times faster to copy."""
     return mask.view(_MASK)[:, 0]
 
 
@@ -66,7 +66,8 @@ class Rows:
     def joined(cls, ids: Ids, parts: Sequence[Rows]) -> Rows:
         """Return the rows of sorted, unique ``ids``, each from the part that has the row.
 
-        The parts may be in any order and may have rows of other ids. An id in no part gets an empty row.
+        The rows of a part may be in any order; rows of other ids are ignored. An id in no part gets an empty
+        row.
         """
         if len(parts) == 1 and np.array_equal(parts[0].ids, ids):
             return parts[0]
@@ -91,7 +92,7 @@ class Rows:
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
-        """Whether the table has each row, shape (n,)."""
+        """Whether each row exists in the table, shape (n,)."""
         return np.asarray(self.present @ columns_of(NAMES))
 
     @property
@@ -112,14 +113,14 @@ class Rows:
     def put(self, places: npt.NDArray[Any] | slice, rows: Rows) -> None:
         """Replace the rows at ``places`` (indices, a slice, or a mask) by ``rows``.
 
-        Records are copied as bytes, because numpy copies a structured dtype field by field.
+        Records are copied as bytes. Numpy would copy a structured dtype field by field, which is slower.
         """
         self.features.view(_RECORD)[places] = rows.features.view(_RECORD)
         as_items(self.present)[places] = as_items(np.ascontiguousarray(rows.present))
 
 
 def set_flags(rows: Rows) -> None:
-    """Set each flag field of ``features``: true in rows where any attribute with this flag is present."""
+    """Set each flag of ``features``. For example, ``has_pca`` is true in rows with ``pca`` or ``pca_val``."""
     for flag, columns in _FLAG_COLUMNS.items():
         rows.features[flag] = rows.present @ columns
 
@@ -127,7 +128,8 @@ def set_flags(rows: Rows) -> None:
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
     """Yield for each row its cells (qualifier, value), in the order of the schema.
 
-    The value of an absent attribute is empty. A row that could not be computed has only `NOT_COMPUTED`.
+    The value of an absent attribute is empty. A row that could not be computed has one cell:
+    ``size_nm3`` with the value `NOT_COMPUTED`.
     """
     columns = []
     for attribute in ATTRIBUTES:
@@ -143,9 +145,10 @@ def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
 
 
 def served_column(rows: Rows, geometry: Geometry, name: str) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
-    """Return one attribute as clients receive it: values (n, *shape), and a mask (n,) of the present values.
+    """Return one attribute as clients receive it: values (n, *shape), and a mask (n,).
 
-    Raises ValueError for a volume of 2^64 nm^3 or more.
+    The mask is true where the attribute is present and its value is valid. Raises ValueError for a volume of
+    2^64 nm^3 or more.
     """
     values, known = BY_NAME[name].serve(rows.features[name], rows.ids, geometry)
     return values, rows.present[:, COLUMN[name]] & known

@@ -14,7 +14,8 @@ from .schema import SATURATING
 def saturated_counts(features: np.ndarray) -> dict[str, int]:
     """Count, by attribute, the nodes whose value is the maximum of the stored type.
 
-    A node counts once per attribute, also for a vector. Attributes with no such node are left out.
+    A node counts once per attribute, even if several elements of a vector are the maximum. Attributes with no
+    such node are left out.
 
     Args:
         features: (n,) rows of dtype `schema.FEATURES`.

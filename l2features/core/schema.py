@@ -86,7 +86,7 @@ class Attribute:
         return self.serving.dtype if self.serving else F4 if self.dtype == F2 else self.dtype
 
     def serve(self, stored: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-        """Return a tuple: the values that clients receive, (n, *shape); whether each is valid, (n,).
+        """Return the values that clients receive, (n, *shape), and a mask (n,) of the valid values.
 
         ``stored`` holds the stored values, (n, *shape).
         """

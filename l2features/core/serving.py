@@ -1,7 +1,7 @@
 """Convert stored values of an attribute to the values that clients receive.
 
-A conversion takes the stored values (n, *shape), the ids (n,) and the geometry. It returns a tuple: the
-values that clients receive, (n, *shape); whether each is valid, (n,).
+A conversion takes the stored values (n, *shape), the ids (n,) and the geometry. It returns the values
+that clients receive, (n, *shape), and a mask (n,) of the valid values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Serving(NamedTuple):
 
 
 def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
-    """Return a tuple: stored values (n, *shape) as ``dtype``; whether each is valid (has no NaN), (n,).
+    """Return the stored values (n, *shape) as ``dtype``, and a mask (n,) of the values without NaN.
 
     Infinities are clipped to the stored type's limits.
     PCGL2Cache stored infinity where a float16 overflowed.
@@ -44,7 +44,7 @@ def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
 
 
 def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-    """Return volumes in nm^3: exact if the resolution is in whole nm, else rounded. All are valid.
+    """Return volumes in nm^3 (exact for a resolution in whole nm, else rounded) and an all-true mask.
 
     Raises ValueError for a volume of 2^64 nm^3 or more.
     """
@@ -58,7 +58,7 @@ def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray
 
 
 def _positions(index: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-    """Return a tuple: nm positions of voxel indices in each node's chunk; whether each is valid (layer 2)."""
+    """Convert voxel indices in each node's chunk to positions in nm. Also return a mask of the L2 ids."""
     positions = (geometry.node_origins(ids) + index) * np.array(geometry.resolution, dtype=np.float64)
     return np.ascontiguousarray(positions), geometry.layout.layers(ids) == L2
 

@@ -31,7 +31,7 @@ _ZULU = re.compile(r" ?(Z|z|UTC)$")
 def parse_time(text: str) -> datetime:
     """Parse an ISO 8601 time to UTC. A time without an offset is UTC. Digits after microseconds are dropped.
 
-    Raises ConfigError for any other text, including a date without a time, and for a year out of range.
+    Raises ConfigError for other text, such as a date without a time, and for a year outside 1970 to 2999.
     """
     try:
         return utc_time(text)

@@ -1,9 +1,9 @@
 """Read pickles from other services without running the functions that they name.
 
-First, the opcodes are checked, because a pickle can do harm without any name: one large memo index makes
-Python's unpickler allocate 64 GiB, and hashing nested tuples can overflow the stack or never end. Then
-Python's unpickler runs with an inert `Record` for each allowed name, and the values are built from the
-records.
+First, the opcodes are checked, because a pickle can do harm even if it names no function: one large memo
+index makes Python's unpickler allocate 64 GiB, and hashing nested tuples can overflow the stack or never end.
+Then Python's unpickler runs. Instead of calling an allowed class or function, it creates an inert `Record` of
+the arguments and state. Finally, the values are built from the records.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Builder:
-    """Builds values from records. Raises ValueError for loops, and for objects that are shared too often."""
+    """Builds arrays and scalars from `Record` objects. Raises ValueError for cycles and too many values."""
 
     def __init__(self, size: int) -> None:
         self.size, self.items, self.keys, self.encoded = size, 0, 0, 0

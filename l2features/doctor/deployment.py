@@ -81,8 +81,8 @@ class Deployment:
     def node_ids(self) -> Ids:
         """A sample of the table's L2 ids, sorted.
 
-        Reads `OF_A_PROBE` rows starting at each of these ids: the table's first L2 id, and that id plus each
-        power of two up to 2**55. Whatever the id layout, large powers lead to distant chunks on each axis.
+        Reads `OF_A_PROBE` rows from each of these ids on: the table's first L2 id, and this id + 2**k for
+        k from 0 to 55. Ids with a large k are in distant chunks along x, y or z, whatever the id layout.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)

@@ -31,7 +31,7 @@ def topics_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def subscriptions_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check each named subscription, and report its topic and filter."""
+    """Check each of the deployment's subscriptions, and report its topic and filter."""
     yield from _each(deployment.subscriptions, "--subscriptions", _subscription)
 
 

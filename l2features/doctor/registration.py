@@ -45,7 +45,7 @@ def register(url: str, table: str, dataset: str, token: str, service: str = SERV
     Raises RegistrationError for any status but success.
 
     Args:
-        url: the server's URL, such as ``https://host``.
+        url: URL of the auth service's server, such as ``https://host``.
         table: the graph's table. The data set's permissions then apply to this table.
         dataset: the name of a data set in the auth service.
         token: a token of a user who may register tables.

@@ -37,7 +37,7 @@ def table_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def meta_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check that the table's row ``meta`` names the data set's graph, or its cv_path if there is no graph."""
+    """Check that the table's row ``meta`` names the data set's graph or, without a graph, its cv_path."""
     dataset, meta = deployment.dataset, deployment.meta
     if meta is None:
         yield warning(
@@ -110,7 +110,7 @@ def coverage_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _unrecorded(deployment: Deployment, text: str) -> Finding:
-    """Return the finding for a table without chunk records, from the result of its last audit."""
+    """Return the finding for a table without chunk records: ok after a complete audit, else a warning."""
     audit = last_audit(deployment.store)
     if audit and audit.complete:
         return ok(f"{text}; {audit_text(audit)}")

@@ -37,7 +37,7 @@ class GraphInfo:
         watershed: path of the segmentation; None if unknown.
         scales: bounds of all scales that the graph lists.
         ocdbt: whether the supervoxels are in an OCDBT fork of the segmentation.
-        layer: the segmentation's info file; None if the graph serves none.
+        layer: info of the segmentation, as the graph's server returns it; None for a graph without a server.
         n_layers: layer of the roots; if None, the grid and ``fan_out`` determine it.
         fan_out: number of chunks along each axis that one chunk of the next layer covers.
     """
@@ -110,8 +110,8 @@ class Graph(ABC):
     """One graph, at a URL.
 
     All methods raise GraphError, or GraphUnavailable for a transient error. `sources.SOURCES` lists the
-    implementations by URL scheme. ``open_table`` opens the data set's table. Only `FlatGraph`, which stands
-    in for a missing graph, uses it.
+    implementations by URL scheme. The constructor's argument ``open_table`` is a function that opens the
+    data set's table. Only `FlatGraph`, the stand-in for a missing graph, calls it.
     """
 
     pattern: ClassVar[re.Pattern[str]]
@@ -209,7 +209,8 @@ class Graph(ABC):
 
         Retired roots are valid at ``since`` but not at ``until``; made roots are valid at ``until`` but not
         at ``since``. A root that was made and retired in between is left out. ``since`` must be later than
-        the graph's ingest, which no log records. Raises GraphError if the graph has no history.
+        the graph's ingest, because no log records the roots that the ingest made. Raises GraphError if the
+        graph has no history.
         """
         raise GraphError(f"graph {self.url} has no history of roots: make a version without a base version")
 

@@ -49,9 +49,9 @@ class BigtableGraph(TableReads, Graph):
     """A graph in a table of PyChunkedGraph 1 or 2.
 
     PyChunkedGraph 1 stores children raw; PyChunkedGraph 2 compresses them (zstd). Rows of nodes are never
-    removed, and do not say when a node was superseded. So a chunk's valid nodes are found from the
-    rows of its supervoxels, which form one range: the valid nodes are the parents of the supervoxels. A
-    parent is the newest cell in the column ``parents`` that is no later than the time.
+    removed, and do not say when a node was superseded. So a chunk's valid nodes are found as the parents of
+    its supervoxels, whose rows form one range. The parent at a time is the newest cell in the column
+    ``parents`` that is no later than this time.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
@@ -120,7 +120,7 @@ class BigtableGraph(TableReads, Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        Makes these reads. No deadline covers them all:
+        Makes these reads, without a deadline for all of them together:
 
         - a scan of the box's rows above layer 2, for parents and children;
         - ancestors outside the box, by key;
@@ -195,8 +195,8 @@ class BigtableGraph(TableReads, Graph):
         """Return the layer of the roots, and the fan-out.
 
         PyChunkedGraph 2 computes the layer from the number of chunks along the grid's longest axis. Its older
-        versions rounded this number down. If that changes the layer, the table's id counters tell which
-        layer is right.
+        versions rounded this number down. If the layer with rounding differs from the layer without, the
+        table's id counters tell which of the two is right.
         """
         if self._top_and_fan_out is None:
             info = self.info()
@@ -210,7 +210,7 @@ class BigtableGraph(TableReads, Graph):
     def _counts_ids(self, geometry: Geometry, layer: int) -> bool:
         """Return whether the table has a counter of ids for a layer's chunk (0, 0, 0).
 
-        The layer of the roots has such a counter, as this is its only chunk.
+        The layer of the roots has such a counter, because (0, 0, 0) is its only chunk.
         """
         from google.cloud.bigtable.data import ReadRowsQuery, RowRange
 

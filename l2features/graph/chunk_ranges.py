@@ -26,9 +26,9 @@ MOST_RANGES = 1_000
 
 
 class IdRanges(NamedTuple):
-    """Ascending ranges of ids: their first and last ids (included), and the estimated size of each in chunks.
+    """Ranges of ids, ascending: each range's first and last id (both included), and its size.
 
-    A range of few ids within a chunk can have a size below 1.
+    The field ``chunks`` is an estimate of the size as a number of chunks. It can be below 1 for few ids.
     """
 
     first: Ids
@@ -40,7 +40,7 @@ def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, 
     """Return the ranges of all chunks in ``layers`` that lie entirely in a box.
 
     A chunk of layer l covers ``fan_out`` ** (l - 2) chunks of layer 2 along each axis, fewer at the end of
-    the grid. ``layout`` must have all ``layers``, which ascend from 2 or higher.
+    the grid. ``layers`` ascend from 2 or higher. ``layout`` must have the bit fields of each of them.
     """
     parts = [IdRanges(as_ids([]), as_ids([]), np.empty(0))]
     edge = np.array(grid)
@@ -102,7 +102,7 @@ def batches_of(ranges: IdRanges, chunks: int) -> list[IdRanges]:
 def _rows_along_z(
     layout: IdLayout, layer: int, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
 ) -> IdRanges:
-    """Return the ranges of the chunks in a layer from ``first`` up to but not including ``last``."""
+    """Return id ranges for a layer's box of chunks, from ``first`` (x, y, z) to ``last`` (excluded)."""
     x, y, z = np.meshgrid(
         np.arange(first[0], last[0]),
         np.arange(first[1], last[1]),

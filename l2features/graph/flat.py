@@ -25,8 +25,8 @@ FACES = "chunk_intersect_count"
 class FlatGraph(Graph):
     """Stands in for a missing graph: a segment is a root, and its part in a chunk is a node.
 
-    A node's id is the chunk's id plus the rank of the segment among the chunk's segments, from 1. The store
-    records the segments of each chunk, and has an index that finds the nodes of a segment.
+    A node's id is the chunk's id plus the rank of the segment among the chunk's segments, from 1. The data
+    set's table records the segments of each chunk, and has an index that finds the nodes of a segment.
     """
 
     pattern, expected = re.compile("flat"), "flat"
@@ -62,7 +62,7 @@ class FlatGraph(Graph):
         return numbered_ids(geometry.chunk_id(chunk), len(segments))
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
-        """Return the nodes of all recorded chunks in the box, with their segments; ``time`` is ignored."""
+        """Return the nodes and segments of the box's ingested chunks; ``time`` is ignored."""
         nodes, segments = [as_ids([])], [as_ids([])]
         with self._store_errors():
             for chunk in box.in_order():
@@ -139,10 +139,10 @@ class FlatGraph(Graph):
 
 
 def _edges(geometry: Geometry, nodes: Ids, touched: npt.NDArray[np.bool_]) -> Pairs:
-    """Return the edges between a segment's nodes, which are sorted and one per chunk.
+    """Return the edges between a segment's nodes.
 
-    ``touched`` (n, 2, 3) says whether each node touches the lower and the upper face of its chunk on each
-    axis.
+    ``nodes`` (n,) are sorted, at most one in each chunk. ``touched`` (n, 2, 3) says whether each node touches
+    the lower and the upper face of its chunk on each axis.
     """
     chunks = geometry.layout.chunk_coordinates(nodes)
     chunk_ids = geometry.layout.chunk_ids(nodes)

@@ -38,7 +38,7 @@ def newest_between(first: str, last: str, until: datetime) -> f.RowFilter:
 
 
 def newest_cross_edges() -> f.RowFilter:
-    """Return the filter for the newest cell of each layer's column of cross-chunk edges."""
+    """Return the filter for the newest cell of each column ``atomic_cross_edges_LAYER``."""
     columns = f.ColumnRangeFilter("3", b"atomic_cross_edges_", b"atomic_cross_edges`", inclusive_end=False)
     return f.RowFilterChain(filters=[columns, f.CellsColumnLimitFilter(1)])
 

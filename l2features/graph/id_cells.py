@@ -33,7 +33,7 @@ class Lists(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[bytes]) -> Lists:
-        """Return a list per part; a part is little-endian ids of 8 bytes."""
+        """Return one list for each item of ``parts``: the list's ids, 8 bytes each, little-endian."""
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)) // 8
         return cls(from_bytes(b"".join(parts)), np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -57,8 +57,8 @@ class Lists(NamedTuple):
 class NodeLists:
     """A list of ids for each of ``ids``, which are sorted and unique.
 
-    ``known`` (n,) is False for an id that has no list in the table. ``errors`` maps ids whose list is
-    malformed to an error message. In ``lists``, an id of either kind has an empty list.
+    ``known`` (n,) is False for an id that has no list in the table; its list in ``lists`` is empty.
+    ``errors`` maps ids with a malformed cell to an error message; their lists lack the ids of this cell.
     """
 
     ids: Ids
@@ -134,8 +134,8 @@ def decode_ids(cell: bytes, most: int, what: str) -> Ids:
 def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
     """Return the ids in a cell as bytes, little-endian; ``what`` names the ids in errors.
 
-    Compressed cells begin with zstd's magic number. Raw cells begin with the low four bytes of an id, which
-    equal this number only in chunks of millions of ids.
+    Compressed cells begin with zstd's magic number. Raw cells begin with the low four bytes of an id. These
+    can equal the magic number only if the id's chunk has millions of ids.
 
     Raises:
         ValueError: the length is not a multiple of 8, a compressed cell has more than ``most`` ids, or it

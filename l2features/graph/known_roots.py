@@ -1,4 +1,4 @@
-"""A bounded cache of the roots that nodes have at one time."""
+"""A bounded LRU cache of nodes' roots, all at the same timestamp."""
 
 from __future__ import annotations
 

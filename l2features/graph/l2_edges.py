@@ -44,9 +44,9 @@ def edges_of_roots(
     """Return the edges between L2 nodes, by root.
 
     A cross-chunk edge is a pair of supervoxels, stored in the rows of the L2 nodes at both ends. In each row,
-    the first supervoxel of a pair belongs to the row's node. So the rows of a root's nodes show the nodes of
-    nearly all supervoxels. For any other supervoxel, the children of the root's nodes in the supervoxel's
-    chunk are read.
+    the first supervoxel of a pair belongs to the row's node. So the rows of a root's nodes tell the node of
+    nearly every supervoxel. To find the node of any other supervoxel, the children of all the root's nodes in
+    the supervoxel's chunk are read.
 
     Args:
         layout: bit fields of ids of layers 1 and 2.
@@ -76,7 +76,7 @@ def edges_of_roots(
 
 
 def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
-    """Return the result of ``find`` by root. Raises MalformedEdges for roots whose ``find`` failed."""
+    """Return ``find(root)`` by root. Raises MalformedEdges for all roots where it raises GraphError."""
     found, malformed = dict[int, T](), dict[int, str]()
     for root in roots:
         try:
@@ -95,7 +95,7 @@ def _check(ids: Ids, lists: NodeLists) -> None:
 
 
 def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
-    """Return the ends of the edges in the rows of a root's L2 nodes; look up far nodes in these rows only."""
+    """Return the ends of the edges in the rows of a root's L2 nodes; a far node not found in them is 0."""
     _check(ids, crossing)
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():

@@ -35,7 +35,7 @@ def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -
 
 
 def first_operation(read: ReadRows) -> datetime | None:
-    """Return the time of the first operation; None if the log has no operation."""
+    """Return the time of the operation with the lowest number; None if the log has no operation."""
     column = f.ColumnRangeFilter("0", b"operation_ts", b"operation_ts")
     rows = read(_query(0, LAST, column, 1))
     micros = [min(cell.timestamp_micros for cell in row.cells) for row in rows]

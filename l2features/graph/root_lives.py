@@ -51,10 +51,10 @@ def changes(roots: Ids, before: Flags, after: Flags) -> ChangedRoots:
 
 
 def lives_of(parts: Sequence[AnyCells]) -> tuple[RootLives, Ids]:
-    """Return a tuple: when roots were made and retired, from the cells of their rows; all their predecessors.
+    """Return a tuple: when each root was made and retired; the predecessors of all these roots, sorted.
 
-    Ids whose rows have no children are not roots and are left out. Raises GraphError for malformed
-    predecessors.
+    ``parts`` has the cells of the roots' rows. An id whose row has no children is not a root, and is left
+    out. Raises GraphError for malformed predecessors.
     """
     made, retired = _times(parts, CHILDREN), _times(parts, SUCCESSORS)
     at, found = places_of(made[0], retired[0])

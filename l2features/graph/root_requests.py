@@ -59,11 +59,11 @@ class RootRequests:
     until: float
 
     def leaves(self, roots: Ids, most: int) -> dict[int, Ids | None]:
-        """Return L2 ids by root. An unknown root has no ids.
+        """Return L2 ids by root; an empty array for an unknown root.
 
-        A root with more than ``most`` ids maps to None or, if the response was short enough, to its ids.
-        `ROOTS` roots are requested together. If such a request fails or its response is too long, these roots
-        are requested one by one.
+        A root with more than ``most`` ids maps to None, or to all its ids if the response is within the size
+        limit. Up to `ROOTS` roots are requested together. If such a request fails or its response is too
+        long, these roots are requested one by one.
         """
         found: dict[int, Ids | None] = {}
         together = self._each(partial(self._leaves_many, most), list(batches(roots, ROOTS)))
@@ -99,7 +99,7 @@ class RootRequests:
         return unique_pairs(pairs[:, 0], pairs[:, 1])
 
     def roots(self, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the root of each L2 id at ``time``, shape (n,): the highest ancestor that the server has."""
+        """Return the highest ancestor of each L2 id at ``time``, shape (n,); it may not be a root."""
         found = self._each(partial(self._roots, _seconds(time)), list(batches(l2_ids, IDS)))
         return np.concatenate([as_ids([]), *found])
 

@@ -1,7 +1,7 @@
 """Walk between roots and L2 nodes, layer by layer, for all roots at once.
 
-A graph skips layers in which nothing branches. So a node's children may be of any lower layer, and its parent
-of any higher layer.
+Below the roots' layer, a graph skips layers in which a node would have a single child. So a node's children
+may be of any lower layer, and its parent of any higher layer.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class _Walk:
     def _limit(self, owners: Places) -> None:
         """Drop roots with more than ``most`` L2 nodes.
 
-        ``owners`` (n,) are the indices of the roots of the children above layer 2. Each of these children
-        counts as one L2 node, as at least one is below it.
+        ``owners`` (n,) has the index of the root for each child above layer 2. Such a child counts as one L2
+        node, because at least one L2 node is below it.
         """
         least = self.counts + np.bincount(owners, minlength=len(self.roots))
         over = self.active & (least > self.most)
@@ -125,7 +125,7 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
         read_parents: returns the parents of sorted, unique ids; 0 for an id without a parent.
         layers: returns the layer of each id.
         ids: the ids, shape (n,).
-        top: layer from which on nodes have no parents.
+        top: layer of the roots; parents of this layer's nodes are not read.
 
     Raises GraphError if a node's parent is not of a higher layer than the node.
     """

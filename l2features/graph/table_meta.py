@@ -1,4 +1,4 @@
-"""Read a graph's description in its table: the row ``meta`` of PyChunkedGraph 2, or ``params`` of 1."""
+"""Read a graph's description in its table: row ``params`` of PyChunkedGraph 1, row ``meta`` of version 2."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def layers_of(chunks: float, fan_out: int) -> int:
 def layout_above(layout: IdLayout, top: int, fan_out: int) -> IdLayout:
     """Return the layout, extended by the layers from 3 to ``top``, the layer of the roots.
 
-    A layer that ``layout`` lacks gets as many bits per axis as its number of chunks needs, as in
-    PyChunkedGraph.
+    As in PyChunkedGraph, a layer that ``layout`` lacks gets just enough bits per axis for the coordinates of
+    its chunks.
     """
     above = {layer: _bits(fan_out, top - layer) for layer in range(L2 + 1, top + 1)}
     return IdLayout({**above, **layout.spatial_bits}, layout.layer_bits)
@@ -82,7 +82,7 @@ def _bits(fan_out: int, layers_below: int) -> int:
 
 
 def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
-    """Return whether supervoxels are in an OCDBT fork. Older settings count only without ``ocdbt_config``."""
+    """Return whether supervoxels are in an OCDBT fork. If present, ``ocdbt_config`` overrides older keys."""
     config = custom.get("ocdbt_config")
     if config is not None:
         return bool(config.get("enabled"))

@@ -38,7 +38,8 @@ FAMILY_CHUNKS = 8
 class TableReads:
     """Reads a graph's table.
 
-    A read of ranges takes at most ``deadline_s`` seconds. A read by key ends at ``until`` (`time.monotonic`).
+    Requests for ranges run in groups, and each group has ``deadline_s`` seconds. Some methods that read by
+    key take a deadline ``until`` instead, a value of `time.monotonic`.
     All methods raise GraphError, or GraphUnavailable for a transient error.
     """
 
@@ -47,7 +48,7 @@ class TableReads:
     _connection: Connection
 
     def _parents(self, first: int | np.uint64, last: int | np.uint64, time: datetime) -> tuple[Ids, Ids]:
-        """Return the supervoxels from ``first`` to ``last``, sorted, and the parent of each at ``time``."""
+        """Return the sorted ids from ``first`` to ``last`` with a parent at ``time``, and their parents."""
         from .graph_rows import newest
 
         decode = self._connection.rows_of(column(PARENTS, "<u8"))
@@ -61,7 +62,7 @@ class TableReads:
         return _sorted_parents(self._rows_in(ranges, decode, newest(PARENTS, until=time), LONGEST))
 
     def _families_in(self, ranges: IdRanges, time: datetime) -> Families:
-        """Return the nodes with ids in these ranges, and the parent and children of each at ``time``."""
+        """Return the nodes in these ranges that have a parent at ``time``, their parents and children."""
         from .graph_rows import newest_between
 
         row_filter = newest_between(CHILDREN, PARENTS, until=time)

@@ -40,7 +40,8 @@ class Described(NamedTuple):
 def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: Sequence[Described]) -> None:
     """Raise ConfigError if segmentation and graph contradict each other; the message names both sides.
 
-    Raises GraphError or ConfigError if the graph cannot be read.
+    Also raises ConfigError if the supervoxels are in an OCDBT fork. Raises GraphError or ConfigError if the
+    graph cannot be read. ``described`` has the description of each table or server of the graph.
     """
     for name, info in described:
         if info.ocdbt:
@@ -83,9 +84,9 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError if the graph was made from another segmentation than the one that is read.
+    """Raise ConfigError if the graph was made from another segmentation than the data set reads.
 
-    If the one that is read is a copy, the data set's key ``watershed`` has the path of the original.
+    If the data set reads a copy of the segmentation, its key ``watershed`` has the path of the original.
     """
     read = described[0].info.watershed if described and dataset.served else dataset.cv_path
     known = [path for path in (read, dataset.watershed) if path]
@@ -101,8 +102,8 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
 def differ(path: str, other: str) -> bool:
     """Return whether two paths certainly lead to different layers.
 
-    Paths in different kinds of storage are not compared. Folders are compared only if both exist on this
-    machine.
+    Returns False for paths in different kinds of storage, such as a bucket and a folder. Also returns False
+    for two folders, unless both exist on this machine.
 
     >>> differ("gs://bucket/ws/", "precomputed://https://storage.googleapis.com/bucket/ws")
     False

@@ -66,8 +66,8 @@ def save_result(
 
     A chunk that could not be computed gets only a record. Without ``recorded``, computed chunks get no
     record. ``rewriting`` tells readers of the table that rows may be replaced; all chunks of a process
-    may share it. Raises StoreError if the chunk cannot be written. The count of attempts at the chunk
-    is then reset, unless the chunk was given up.
+    may share it. If the chunk cannot be written, raises StoreError and, unless the chunk was given up,
+    resets the count of attempts at it.
     """
     start = time.perf_counter()
     try:
@@ -113,8 +113,9 @@ def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> Chun
 class Summary:
     """Sums over the chunks of a run.
 
-    ``failed`` maps the first `MAX_REASONS` failed chunks to reasons; ``millis`` is the time of all workers by
-    step; ``saturated`` counts, by attribute, the nodes whose value is stored as the type's maximum.
+    ``failed`` maps the first `MAX_REASONS` failed chunks to reasons. ``millis`` maps each step to its
+    milliseconds, summed over all workers. ``saturated`` maps attributes to the number of nodes whose value
+    is stored as the type's maximum.
     """
 
     done: int = 0

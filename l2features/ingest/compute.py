@@ -30,7 +30,7 @@ class ChunkFeatures:
         features: (n,) rows, sorted by id.
         segments: the segmentation's id of each node; None with a graph.
         orphans: number of supervoxels without a parent.
-        errors: invalid answers of the graph about supervoxels.
+        errors: a message for each supervoxel with an invalid L2 id in the graph.
         millis: milliseconds of the steps read, map and compute.
         files: counts of the chunk's files.
         failure: why the chunk could not be computed, or "".
@@ -53,7 +53,7 @@ def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Sourc
     ``source`` if segmentation and graph are open already.
 
     Raises:
-        ConfigError: the chunk size is unknown, or the grid does not fit into the ids.
+        ConfigError: the chunk size is unknown or invalid, or ids have too few bits for the chunk grid.
         VolumeError: the segmentation cannot be opened.
         GraphError: the graph cannot be read.
     """

@@ -21,7 +21,7 @@ class NodeFeatures:
     """The features of some nodes of a chunk, and the outcome for nodes without features.
 
     Attributes:
-        features: (n,) rows, sorted by id. A node without voxels has the size 0, or no row if in ``unsure``.
+        features: (n,) rows, sorted by id. A node without voxels has size 0. Nodes in ``unsure`` have no row.
         unknown: ids that the graph does not have, at least not yet.
         errors: permanent errors by id.
         millis: milliseconds of the steps graph, read and compute.

@@ -17,7 +17,7 @@ from .agreement import Described, check_agreement
 
 @dataclass
 class Source:
-    """An open segmentation and an open graph that agree. ``info`` is None if the graph has no description."""
+    """An open segmentation and an open graph that agree. ``info`` is the graph's description, if any."""
 
     volume: Volume
     graph: Graph
@@ -58,7 +58,7 @@ def open_source(dataset: Dataset) -> Source:
 
 
 def _describe(dataset: Dataset, graph: Graph) -> list[Described]:
-    """Describe the data set's graph; if ``cv_path`` names a graph on a server, describe that one first."""
+    """Return the descriptions of the data set's graph; the one from a server in ``cv_path`` comes first."""
     described = []
     for url in dict.fromkeys([dataset.cv_path, graph.url] if dataset.served else [graph.url]):
         with nullcontext(graph) if url == graph.url else closing(open_dataset_graph(dataset, url)) as one:

@@ -96,9 +96,9 @@ class Ingest(ChunkRun):
 
 
 def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
-    """Yield shards of at most `SHARD_CHUNKS` chunks, as pairs (first, end) of positions, ``end`` excluded.
+    """Yield the shards of a box, of at most `SHARD_CHUNKS` chunks each, as pairs (first, end).
 
-    `ChunkBox.positions` returns the chunks at these positions.
+    A shard has the chunks at the positions ``first`` to ``end - 1``; see `ChunkBox.positions`.
     """
     for first in range(0, len(box), SHARD_CHUNKS):
         yield first, min(first + SHARD_CHUNKS, len(box))
@@ -112,9 +112,9 @@ def prepare(
 ) -> Ingest:
     """Return the ingest of a data set; ``choose_box`` returns the chunks to ingest, given the grid's shape.
 
-    With ``create``, creates the table if it is missing. Before anything is computed, raises ConfigError or
-    StoreError if the options or the data set contradict the table (such as another timestamp or graph), and
-    VolumeError, GraphError or StoreError if segmentation, graph or table cannot be opened.
+    With ``create``, creates the table if it is missing. Raises VolumeError, GraphError or StoreError if
+    segmentation, graph or table cannot be opened. Raises ConfigError or StoreError if the options or the data
+    set contradict the table, for example if the table has another timestamp.
     """
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
@@ -151,9 +151,9 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
     """Return the metadata to store in the table; ``there`` is the stored metadata, if any.
 
-    Raises ConfigError if ``timestamp`` differs from the table's, or is missing although the data set has a
-    graph and no metadata is stored. Raises StoreError if the table belongs to another graph, segmentation or
-    geometry.
+    Raises ConfigError if ``timestamp`` differs from the stored one, or is None for a new table of a data set
+    with a graph. Raises StoreError if the stored metadata has another graph or geometry than the data set.
+    For a data set without a graph, also raises StoreError if the metadata has another segmentation.
     """
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
@@ -180,14 +180,14 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
 
 
 def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
-    """Return the time at which a data set's graph is read. Raises ConfigError for an unusable timestamp."""
+    """Parse a timestamp; round it up to the graph's precision. Raises ConfigError if it is invalid."""
     return source_of(dataset.graph_url).readable_time(parse_time(timestamp))
 
 
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
     """Count an attempt at a chunk before it begins; return why the chunk is given up, or "".
 
-    Recording the chunk resets the count. A chunk that was given up keeps its count until `begin_anew`.
+    Writing the chunk's record resets the count. A chunk that was given up keeps its count until `begin_anew`.
     """
     [attempts] = store.count_attempts(geometry.chunk_id(chunk))
     return GIVEN_UP if attempts > ATTEMPTS else ""
@@ -204,8 +204,9 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
     """Allow new attempts at chunks that were given up, if the run that gave them up has ended.
 
-    A run has ended once each of ``chunk_ids`` has a record. Until then, chunks that were given up stay given
-    up: if chunks that kill their workers were retried, the run might never end.
+    A run has ended once each of ``chunk_ids`` has a record, and none still waits for its retry. Until then,
+    chunks that were given up stay given up: if chunks that kill their workers were retried, the run might
+    never end.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]

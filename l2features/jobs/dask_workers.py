@@ -101,7 +101,7 @@ class DaskWorkers:
         self._sign = time.monotonic()
 
     def _look(self, client: distributed.Client) -> None:
-        """Count the workers' threads, once a second. Raises DaskFailed if there are none for too long."""
+        """Count the workers' threads, at most once a second. Raises DaskFailed if none exist for too long."""
         now = time.monotonic()
         if now < self._looked + LOOK_S:
             return
@@ -144,7 +144,7 @@ class DaskWorkers:
                 yield self._ended.get_nowait()
 
     def _failed(self, future: distributed.Future) -> AttemptEnd:
-        """Return the end of an attempt whose Dask workers died.
+        """Return the end of an attempt that Dask gave up, because each worker that tried it died.
 
         Raises DaskFailed if the connection was lost, and WorkerError for an error of the Dask worker itself.
         """
@@ -191,7 +191,7 @@ class DaskWorkers:
 
 
 def _connect(address: str) -> distributed.Client:
-    """Return a client of a scheduler. The client's logs are silenced: the command reports its errors."""
+    """Return a client of a scheduler. Silences Dask's logs, because the command reports the errors."""
     for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

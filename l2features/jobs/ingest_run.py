@@ -91,12 +91,12 @@ def report(summary: Summary, progress: Progress) -> int:
 def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_before: int) -> int:
     """Print an error if no file of the segmentation was found; return the exit status.
 
-    With --allow-empty, print a warning and return 0.
+    With --allow-empty, print a warning instead and return 0.
 
     Args:
-        ingest: the ingest; files of chunks outside its box do not count.
+        ingest: the ingest; only files of the chunks in its box count.
         args: the options of the run.
-        read: counts of the files of the chunks that this run computed.
+        read: file counts, summed over the chunks that this run computed.
         done_before: number of chunks that this run skipped, because they were done.
     """
     if read.read:

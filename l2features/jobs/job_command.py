@@ -1,4 +1,4 @@
-"""Shared by the commands of jobs without Beam: workers, progress, compilation, and exit statuses."""
+"""Workers, progress, compilation and exit statuses of the commands that run jobs without Beam."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def run_parts(parts: Sequence[ChunkJob[Any]], args: argparse.Namespace) -> bool:
 
 
 def compile_kernel(say: Callable[[str], object] = logger.info) -> None:
-    """Compile the kernel, or load it from the cache.
+    """Compile the functions of `l2features.kernel`, or load them from numba's cache.
 
-    A first compilation takes half a minute and shows its progress. Without a progress bar, ``say`` receives a
-    line instead.
+    A first compilation takes half a minute and shows a progress bar. If the bar is hidden, ``say`` receives
+    one message instead.
     """
     from .. import kernel
 
@@ -86,9 +86,9 @@ def compile_kernel(say: Callable[[str], object] = logger.info) -> None:
 
 @contextmanager
 def _ticking(bar: tqdm[Any], say: Callable[[str], object]) -> Iterator[None]:
-    """Refresh a progress bar every `COMPILING_S` seconds during the block, because the first step is long.
+    """Refresh a progress bar every `COMPILING_S` seconds during the block, even while a step is running.
 
-    If the bar is hidden, pass one line to ``say`` instead.
+    If the bar is hidden, pass one message to ``say`` after `COMPILING_S` seconds instead.
     """
     done = threading.Event()
 
@@ -117,9 +117,11 @@ def compile_decoder(dataset: Dataset) -> None:
 
 
 def exit_status(run: Callable[[], int], stopped: str, shown: Callable[[str], str] = str) -> int:
-    """Run a command; return its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped.
+    """Call ``run`` and return its exit status.
 
-    ``stopped`` is the message printed if the command was stopped; ``shown`` shortens an error's message.
+    If it fails, the status is 2 for a ConfigError, 1 for another L2FeaturesError or a closed output pipe. If
+    it is stopped, the status is 130, and ``stopped`` is printed, or the message of StillRunning. ``shown``
+    converts an error's message to the text that is printed.
     """
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

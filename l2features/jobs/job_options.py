@@ -1,4 +1,4 @@
-"""Options of the jobs. On the command line, a switch needs no value; Dataflow templates always pass one."""
+"""Options of the jobs. Switches also accept a value, because Dataflow templates always pass one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _check_runner(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with status 2 for a number below 1, or if the options for Dask are invalid.
+    """Exit with status 2 if an option such as --workers is below 1, or if the options for Dask are invalid.
 
     Dask's runner needs a scheduler address, Dask's Python packages, and a job that supports Dask. For any
     other runner, a scheduler address is an error.

@@ -74,7 +74,7 @@ def _base(text: str) -> int | Literal["latest"]:
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materialization:
-    """Return the version that the options describe. Raises L2FeaturesError before any row is read."""
+    """Return the version that the options describe. Writes or continues its plan. Raises L2FeaturesError."""
     wanted = WantedVersion(
         dataset or load_dataset(args.dataset, args.config),
         args.timestamp,
@@ -127,9 +127,9 @@ def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
 
 
 def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
-    """Return the first job of a run: read the rows of each unit, and keep them in a file.
+    """Return the first job of a run: read the rows of each unit, and write them to one file per unit.
 
-    A unit is a box of chunks or, if the version has a base, some new roots.
+    A unit is a box of chunks or, if the version renews another one, some new roots.
     """
     worker = partial(spill.open_worker, run.light())
     units = run.plan.units
@@ -194,7 +194,7 @@ def run(
 ) -> int:
     """Call ``work`` to make the version that the options describe; return the exit status.
 
-    Raises L2FeaturesError.
+    If an interrupted run has already written the manifest, ``work`` is not called. Raises L2FeaturesError.
     """
     version = plan(args, dataset)
     with alone(version):

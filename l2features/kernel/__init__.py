@@ -1,4 +1,4 @@
-"""Compute the features of all labels of a chunk, or of some of its nodes, which may share supervoxels."""
+"""Compute the features of all labels of a chunk, or of groups of its supervoxels; groups may overlap."""
 
 from __future__ import annotations
 

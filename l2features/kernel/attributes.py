@@ -1,8 +1,8 @@
-"""The computation of each attribute of labels.
+"""Functions that compute the attributes of labels.
 
-A computation returns the values (n, ...) of the attributes that it is registered for, as numbers of any type.
-`fill` converts them to the stored type. If an attribute saturates, larger values become the largest value of
-this type.
+Each returns the values (n, ...) of the attributes that it is registered for, as numbers of any type. `fill`
+converts them to the stored type. If an attribute saturates, values too large for this type become its largest
+value.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .spans import reuse
 class Frame(NamedTuple):
     """Position of runs: the order of their axes, the shape of their chunk, and their origin in the chunk.
 
-    ``axes`` maps the axes of the runs to x, y and z; shape and origin are (3,) int64, in the order of the
-    runs' axes.
+    ``axes[i]`` is 0, 1 or 2 if axis i of the runs is x, y or z. Shape and origin are (3,) int64, in the order
+    of the runs' axes.
     """
 
     axes: tuple[int, ...]
@@ -44,7 +44,7 @@ class Frame(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Runs and moments of a chunk's labels 1, 2, ...; row 0 of the moments is the background.
+    """Runs and moments (sums over voxels) of a chunk's labels 1, 2, ...; row 0 of the moments is background.
 
     ``nm`` is the size of a voxel along x, y and z in nm.
     """
@@ -77,7 +77,7 @@ def computes(*fields: str) -> Callable[[Compute], Compute]:
 def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) -> None:
     """Compute the features of the labels 1, 2, ... of the runs, and write them to ``rows``, a row per label.
 
-    Raises RuntimeError unless each field of the schema has exactly one computation.
+    Raises RuntimeError unless each field of the schema, except ``label``, has exactly one computation.
     """
     fields = sorted(field for group in _COMPUTE for field in group)
     if fields != sorted(FEATURES.names[1:]):  # type: ignore[index]
@@ -95,7 +95,8 @@ def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) ->
 def _counts(measured: Measured) -> tuple[Any, ...]:
     """Return sizes (n,) in voxels, areas (n,) in nm², and numbers of voxels at the chunk's borders (n, 2, 3).
 
-    An area is the sum of the areas of a label's faces in float64, floored: exact for resolutions of whole nm.
+    An area is the sum of the areas of a label's voxel faces, computed in float64 and floored. It is exact if
+    the resolution is in whole nm.
     """
     _, moments, frame, nm = measured
     face = np.array([nm[1] * nm[2], nm[0] * nm[2], nm[0] * nm[1]])
@@ -108,8 +109,9 @@ def _counts(measured: Measured) -> tuple[Any, ...]:
 def _distances(measured: Measured) -> tuple[Any, ...]:
     """Return largest and mean distances (n,) in nm, and indices of representative voxels (n, 3) in x, y, z.
 
-    A label that fills the whole chunk has no boundary, so its distances are infinite; its representative
-    voxel is the one nearest to its centroid.
+    A distance is that of a voxel to the nearest voxel of another label. A label that fills the whole chunk
+    has no boundary, so its distances are infinite; its representative voxel is the one nearest to its
+    centroid.
     """
     runs, moments, frame, nm = measured
     size, shape = measured.size, tuple(frame.in_xyz(frame.shape).tolist())

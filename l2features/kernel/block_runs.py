@@ -1,8 +1,8 @@
 """Find the runs of labels that are packed in blocks, without unpacking the voxels.
 
-The blocks are those of neuroglancer's compressed_segmentation: a table of labels, and for each voxel the
-index of its label in the table, in 0 to 32 bits. A 32-bit word of indices is compared with itself, shifted by
-one index. Where the two differ, a run may end.
+The blocks are those of neuroglancer's compressed_segmentation. A block has a table of labels and, for each
+voxel, the index of its label in the table; an index takes 0 to 32 bits. To compare neighbouring voxels, a
+32-bit word of indices is XORed with itself, shifted by one index. Where two indices differ, a run may end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PIECE_VOXELS = 1 << 19
 
 
 class PackedBlocks(NamedTuple):
-    """Validated blocks that cover a box of voxels, and the place of each of these voxels in its block."""
+    """Validated blocks that cover a box, and the place of each voxel of the box in its block."""
 
     words: np.ndarray
     """uint32 words of the blocks; a label has ``label_words`` (one or two), the low word first."""

@@ -21,7 +21,7 @@ def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
 
 
 def cut_runs(runs: Runs, table: np.ndarray, box: np.ndarray) -> Runs:
-    """Return the runs cut to a box (2, 3), its start and its end (excluded).
+    """Return the parts of runs inside ``box`` (2, 3); row 0 is the box's start, row 1 its end (excluded).
 
     Label i becomes ``table[i]``; neighbouring runs that get equal labels are joined.
     """

@@ -35,8 +35,8 @@ class Scale(NamedTuple):
     """A resolution: ``steps`` is the extent of a voxel along each axis, in whole multiples of a unit.
 
     If a squared distance is d squared units, the distance is ``sqrt(d * factor) / divisor`` nm. If
-    ``d * factor`` is at most 2^52, the floored result is exact: a root that is not a whole number never
-    rounds up to one in float64. Beyond, a distance may be 1 nm too large.
+    ``d * factor`` is at most 2^52, the floored result is exact: in float64, a root just below a whole number
+    never rounds up to that number. Beyond 2^52, a distance may be 1 nm too large.
     """
 
     steps: list[int]
@@ -47,9 +47,9 @@ class Scale(NamedTuple):
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
     """Return each voxel's distance to another label in whole nm (floored), uint16 or int32; 0 in background.
 
-    ``resolution`` is in nm per voxel, in the order of the runs' axes; ``axes`` maps the runs' axes to x, y
-    and z. Distances are exact for resolutions with few decimals, such as 8.25; for other resolutions, the
-    ``edt`` package measures in float32. The volume must hold two different labels.
+    ``resolution`` is in nm per voxel, in the order of the runs' axes; ``axes[i]`` is 0, 1 or 2 if axis i of
+    the runs is x, y or z. Distances are exact for resolutions with few decimals, such as 8.25; for other
+    resolutions, the ``edt`` package measures in float32. The volume must hold two different labels.
     """
     scale = _scale(resolution)
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, scale.steps, strict=True))

@@ -1,8 +1,8 @@
 """Squared distances by lower envelopes of parabolas, in time linear in the length of the lines.
 
 The method is that of Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019, in integers. Each
-stretch of one label has its own envelope: of the parabolas of its voxels, and of two parabolas of height 0 at
-the voxels before and after the stretch.
+stretch of one label in a line has its own envelope. Its parabolas are one at each voxel of the stretch, and
+one of height 0 at the voxel before the stretch and at the voxel after it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
     """Write the squared distances of a strip of LANES lines to ``block.out``.
 
     ``strip`` is the index of the first of these lines; each line has ``rows`` voxels. ``unit`` and ``far``
-    are int64. ``unit`` is the square of a voxel's extent along the lines; ``far`` is the largest result.
+    are int64. ``unit`` is the square of a voxel's extent along the lines. Results above ``far`` are
+    written as ``far``.
     """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)
@@ -69,7 +70,7 @@ def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 
 @compiled
 def _build(values: np.ndarray, start: int, stop: int, unit: Any, far: Any, envelope: _Envelope) -> int:
-    """Find the parabolas of the lower envelope over ``start:stop``, and return their number.
+    """Write the parabolas of the lower envelope over ``start:stop`` to ``envelope``; return their number.
 
     The voxels before ``start`` and from ``stop`` on belong to other labels, and have height 0.
     """

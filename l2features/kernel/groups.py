@@ -1,9 +1,9 @@
-"""Features of some of a chunk's nodes, each cut out of the chunk's runs by its bounding box.
+"""Features of some of a chunk's nodes. If their bounding boxes are small, only the runs inside are read.
 
 A node's features need only its bounding box, grown by one voxel. The added layer holds other labels only.
-For a voxel of the node and a voxel outside the grown box, the layer has a voxel that is nearer, so distances
-to other labels are the same as in the whole chunk. Coordinates remain those in the chunk, so means and scores
-are the same floating-point numbers, and the rows the same bytes, as if computed from the whole chunk.
+From each voxel of the node, some voxel of the layer is nearer than any voxel outside the grown box. Distances
+to other labels are therefore the same as in the whole chunk. Coordinates remain those in the chunk, so the
+rows have the same bytes as if computed from the whole chunk.
 """
 
 from __future__ import annotations

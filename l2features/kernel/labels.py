@@ -79,7 +79,7 @@ class SegmentedChunk:
         slabs may share a buffer.
 
         Raises TypeError if the labels of an array are not unsigned integers. Raises ValueError if a shape is
-        invalid, or if the slabs together are not exactly the chunk.
+        invalid, or if the slabs together do not fill the chunk exactly.
         """
         _check_shape(shape)
         chunk = cls.__new__(cls)
@@ -143,7 +143,7 @@ def _checked_volume(volume: np.ndarray) -> np.ndarray:
 
 
 def _checked_slab(slab: np.ndarray | Runs, shape: tuple[int, int, int]) -> np.ndarray | Runs:
-    """Check a slab and return it; an array is returned as its voxels (n,), x fastest and z slowest."""
+    """Check a slab and return it; an array is returned flattened (n,), x fastest and z slowest."""
     if isinstance(slab, np.ndarray):
         slab = _checked_volume(slab)
     if slab.shape[:2] != shape[:2]:

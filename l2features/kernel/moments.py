@@ -14,7 +14,7 @@ from .runs import Runs, start_of, stop_of
 
 
 class Moments(NamedTuple):
-    """Exact integer sums (int64) in units of voxels."""
+    """Integer sums (int64) over each label's voxels; coordinates are in voxels."""
 
     size: np.ndarray
     """(n,) number of voxels."""
@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 
 def compute_moments(runs: Runs, n_labels: int) -> Moments:
-    """Return the moments of the labels 0 to ``n_labels - 1``."""
+    """Return the sums over the voxels of the labels 0 to ``n_labels - 1``; for label 0, only ``faces``."""
     shapes: tuple[tuple[int, ...], ...] = ((), (3,), (3, 3), (3,), (2, 3))
     moments = Moments(*(np.zeros((n_labels, *shape), np.int64) for shape in shapes))
     _add_runs(runs, moments)
@@ -55,9 +55,9 @@ def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndar
 def centred_second(moments: Moments) -> np.ndarray:
     """Return the sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
 
-    The origin is first moved, in exact integers, to the voxel nearest to the mean. The rest of the way to the
-    mean is corrected in float64. This subtracts at most half of a diagonal element, so it costs at most one
-    bit of precision.
+    The sum is first computed about the voxel nearest to the mean, in exact integers. A correction in float64
+    then replaces this voxel by the mean. The correction subtracts at most half of a diagonal element, so it
+    costs at most one bit of precision.
     """
     size = np.maximum(moments.size, 1)
     centre = (2 * moments.first + size[:, None]) // (2 * size[:, None])

@@ -1,9 +1,10 @@
 """Distances in the narrowest integers that suffice: 16 bits take half the vectors and memory of 32 bits.
 
-Squared distances of ``far`` or more are stored as ``far`` (`FAR`). Adding to ``far`` gives at least ``far``,
-so a minimum below ``far`` is exact. Deep inside thick labels, results are ``far``. If a strip of LANES lines
-has such a result in the second pass, along the last axis, the strip is measured again in wider integers. If
-one of the strip's inputs is ``far``, the first-pass strip from which the input comes is measured again too.
+Each integer type has a limit ``far`` (`FAR`): squared distances of ``far`` or more are stored as ``far``.
+Adding to ``far`` gives at least ``far``, so a minimum below ``far`` is exact. Deep inside thick labels,
+results are ``far``. The second pass, along the last axis, measures a strip of LANES lines that has such a
+result again in wider integers. If an input of this strip is ``far``, the first-pass strip that the input
+comes from is measured again too.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Depth(NamedTuple):
 
 
 class Depths(NamedTuple):
-    """A pass's `Depth` in the type that is used first (``narrow``) and in the type for thick labels."""
+    """A pass's `Depth` in the type used first (``narrow``), and in the type for thick labels (``wide``)."""
 
     narrow: Depth
     wide: Depth
@@ -66,7 +67,7 @@ class Roots(NamedTuple):
 
 
 class Thick(NamedTuple):
-    """Squared distances after the first pass in wider integers, for strips in which some reach ``far``."""
+    """First-pass results in wider integers, of strips that were measured again because some reach ``far``."""
 
     places: np.ndarray
     """int32 (blocks, strips of a block), index of each strip in ``values``; -1 until the strip is needed."""
@@ -91,8 +92,8 @@ def measure(
 
     ``kinds`` are two keys of `FAR`: the type that is used first, which also holds the result, and the type
     for thick labels. All squared distances must be below the second type's ``far``. ``below`` states that
-    they are also below the first type's ``far``; the second type is then not used. If ``below`` is False,
-    returns None if too many strips of LANES lines have a first-pass result of the first type's ``far``.
+    they are also below the first type's ``far``; the second type is then not used. Otherwise, returns
+    None if the first pass reaches the first type's ``far`` in too many strips of LANES lines.
     """
     distances = make_spans(runs, kinds[0])
     tables = {kind: make_tables(runs.shape[0], steps[0] ** 2, kind(FAR[kind])) for kind in kinds}
@@ -116,7 +117,7 @@ def measure(
 
 @lru_cache(maxsize=16)
 def make_roots(factor: float, divisor: float) -> Roots:
-    """Return the `Roots` of uint16. ``single`` is 0 unless float32 is exact for all numbers of 16 bits."""
+    """Return the `Roots` for uint16 squared distances. ``single`` is 0 unless float32 is exact for all."""
     single, squared = np.float32(factor / divisor**2), np.arange(2**16)
     whole = np.floor(np.sqrt(squared * factor) / divisor)
     exact = (np.floor(np.sqrt(squared.astype(np.float32) * single)) == whole).all()
@@ -124,7 +125,7 @@ def make_roots(factor: float, divisor: float) -> Roots:
 
 
 def _make_thick(shape: tuple[int, int, int], first: Depths, below: bool) -> Thick:
-    """Return a `Thick` without strips; if ``below``, it has no room for any.
+    """Return a `Thick` without strips. If ``below``, none will be added, so it has no room for any.
 
     Memory is reserved, but occupied only as strips are added.
     """
@@ -140,7 +141,7 @@ def _make_thick(shape: tuple[int, int, int], first: Depths, below: bool) -> Thic
 def _first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick, below: bool) -> bool:
     """Write squared distances along the first two axes, at most ``far``, to ``distances``.
 
-    Returns False, with the work unfinished, if too many strips reach ``far``; never if ``below``.
+    Returns False, with the work unfinished, if too many strips reach ``far``; always True if ``below``.
     """
     n0, n1, n2 = runs.shape
     n, done = 0, 0
@@ -245,8 +246,8 @@ def _widen(
 ) -> None:
     """Copy the labels and squared distances of the strips marked by ``again`` into the block ``wide``.
 
-    A squared distance of ``far`` is replaced by its value in wide integers, which is measured when first
-    needed.
+    A squared distance of ``far`` is replaced by its value in wide integers. To get this value, the strip
+    of the first pass is measured again, once.
     """
     n0, _, n2 = runs.shape
     block = narrow.block
@@ -285,7 +286,7 @@ def _measure_again(runs: Runs, block: int, strip: int, wide: Depth, thick: Thick
 
 @compiled
 def _measure(narrow: Depth, strip: int, rows: int, below: bool) -> bool:
-    """Measure a strip; return False if any result is ``far``, but always True if ``below``."""
+    """Measure a strip; return whether all results are below ``far``. If ``below``, always returns True."""
     block, exact = narrow.block, True
     if measure_strip(block, strip, rows, narrow.unit, narrow.far) and not below:
         for row in range(rows):

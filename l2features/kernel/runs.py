@@ -131,9 +131,9 @@ def stop_of(runs: Runs, run: int, end: int) -> Any:
 def _find_starts(
     voxels: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray
 ) -> int:
-    """Write the runs of lines to ``starts`` and ``values``, and their offsets to ``offsets[1:]``.
+    """Write the first voxel of each run of some lines to ``starts``, its label to ``values``.
 
-    Returns the number of runs.
+    Writes the number of runs up to the end of each line to ``offsets[1:]``. Returns the number of runs.
     """
     n = 0
     for line in range(len(offsets) - 1):

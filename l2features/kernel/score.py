@@ -21,7 +21,7 @@ from .spans import Spans
 
 
 class Placement(NamedTuple):
-    """Centroids of the labels, and the geometry of the voxels; axes are in the order of the runs."""
+    """Centroids of the labels, and the geometry of the voxels. Axes are ordered as in `Runs`."""
 
     mean: np.ndarray
     """(n, 3) float64, centroid of each label in voxels."""
@@ -132,8 +132,8 @@ def _score_runs(
 def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the sum and the maximum of ``distances[start:stop]``.
 
-    ``keep`` has LANES elements with the type's largest number, then LANES zeros. The elementwise minimum of
-    the last vector and a slice of ``keep`` is the distances before ``stop``, then zeros.
+    ``keep`` has LANES elements with the type's largest number, then LANES zeros. The last vector may extend
+    beyond ``stop``. Its elementwise minimum with a slice of ``keep`` sets the elements from ``stop`` on to 0.
     """
     added, most = 0, splat(distances, 0)
     for i in range(start, stop, LANES):

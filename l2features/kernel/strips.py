@@ -1,4 +1,7 @@
-"""Blocks of neighbouring lines: filled from runs, and measured in strips of LANES lines."""
+"""Squared distances along an axis, in blocks of neighbouring lines.
+
+A block is filled from runs, and then measured in strips of LANES lines.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,8 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Line
 def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
     """Copy the results of a block, filled by `spread_lines`, to ``squares``.
 
-    The lines are copied in order: what a line's last vector writes beyond its end, later lines overwrite.
+    The lines are copied in order. The last vector of a line may write beyond the line's end; later lines
+    overwrite these elements.
     """
     n0, n1, _ = runs.shape
     for i in range(lines):
@@ -203,9 +207,9 @@ def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> b
     """Write each voxel's squared distance to ``block.out``; consider voxels up to ``reach`` rows away.
 
     Returns whether rows farther away may still lower a result. A voxel k rows away costs k^2 = 1 + 3 + ... +
-    (2k - 1) units. So step k adds 2k - 1 units to the results of the neighbouring rows, for all voxels at
-    once. Only step 1 compares labels. It leaves results of at most 1 unit on both sides of a boundary; a
-    later step across the boundary costs 3 units or more, so it lowers none of them.
+    (2k - 1) times ``unit``. So step k adds (2k - 1) * unit to the results of the two neighbouring rows, and
+    keeps these sums where they are smaller. Only step 1 compares labels. It leaves at most ``unit`` on both
+    sides of a boundary. A later step across the boundary adds at least 3 * unit, so it lowers nothing there.
     """
     labels, values, out, pitch = block.labels, block.values, block.out, block.pitch
     cost, most = splat(values, unit), splat(values, 0)

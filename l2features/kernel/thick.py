@@ -22,10 +22,11 @@ _PATIENCE = 48
 def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> None:
     """Finish the distances that are not final after the first STEPS steps of `strips`.
 
-    Each row has a parabola: its value after these steps, plus a cost that grows with the distance from it. A
-    row's result is the lowest parabola there, whose index never decreases from row to row. Where needed,
-    every GROUP-th row is searched first. A row between two searched rows then needs only the parabolas from
-    the lowest at the first of these rows to the lowest at the second.
+    Each row has a parabola: its value after these steps, plus a cost that grows with the distance from it.
+    The result at a row is the value of the parabola that is lowest there. The index of the lowest parabola
+    never decreases from row to row. Where needed, every GROUP-th row is searched first. A row between two
+    searched rows then needs only the parabolas from the one that is lowest at the first of them to the one
+    that is lowest at the second.
 
     ``strip`` is the index of the strip's first line; each line has ``rows`` voxels. ``unit`` is the square of
     a voxel's extent along the lines, and ``far`` the largest result. A voxel more than ``reach`` rows away
@@ -59,7 +60,10 @@ def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 def _search_row(
     block: LineBuffers, strip: int, row: int, group: int, rows: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row, note each lane's row with the lowest parabola, return the mean steps per direction."""
+    """Measure a row, and store for each lane the index of the parabola that is lowest at this row.
+
+    Returns the number of steps, averaged over the two directions.
+    """
     stepped = block.stepped
     best = load(stepped, row * LANES)
     lowest = splat(stepped, row)
@@ -91,9 +95,10 @@ def _measure_group(
     unit: Any,
     reach: int,
 ) -> int:
-    """Measure the rows between the searched rows ``first`` and ``last``; return the mean steps per direction.
+    """Measure the rows between the searched rows ``first`` and ``last``.
 
-    ``inner`` holds, for each lane, the largest result of these rows after STEPS steps.
+    ``inner`` holds, for each lane, the largest result of these rows after STEPS steps. Returns the number
+    of steps of all these rows, averaged over the two directions.
     """
     spare = len(block.lowest) - 2 * LANES
     store(block.lowest, spare, inner)
@@ -113,7 +118,10 @@ def _measure_group(
 def _search_between(
     block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row by the parabolas of rows ``begin`` to ``end``; return the mean steps per direction."""
+    """Measure a row by the parabolas of rows ``begin`` to ``end``.
+
+    Returns the number of steps, averaged over the two directions.
+    """
     stepped = block.stepped
     best = load(stepped, row * LANES)
     steps = 0

@@ -34,15 +34,15 @@ class WorkerError(L2FeaturesError):
 class ChunkJob(Generic[R]):
     """A job: the chunks of ``box``, and the functions that process them.
 
-    ``warm_up`` and ``open_worker`` are pickled for the workers.
+    ``warm_up`` and ``open_worker`` must be picklable.
 
     Attributes:
         box: the chunks.
         open_store: opens the store that ``pending`` and ``give_up`` receive.
         pending: returns the chunks of a shard that are not done; a shard is a range of positions in ``box``.
-        warm_up: compiles code, or loads it from the cache.
+        warm_up: compiles the job's code, or loads it from numba's cache.
         open_worker: called once per worker; returns the function that processes a chunk.
-        give_up: returns the result of a chunk that killed its workers, given the reason.
+        give_up: returns the result of a chunk that killed its workers; receives the reason as text.
     """
 
     box: ChunkBox
@@ -54,9 +54,10 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: its ``result``; or how many workers ``died``, with the reason in ``how``.
+    """The end of an attempt to process a chunk.
 
-    ``chunk`` is None for a worker that died before it received a chunk.
+    It has a ``result``, or the number of workers that ``died`` and the reason, ``how``. ``chunk`` is None for
+    a worker that died before it received a chunk.
     """
 
     chunk: Chunk | None
@@ -89,8 +90,8 @@ class Executor(Protocol):
 class Progress:
     """The progress of a run.
 
-    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first``, and the last chunk was
-    done at ``last``, in seconds of ``time.perf_counter``.
+    ``done_before`` is the number of chunks that the run skipped because they were done. The first chunk was
+    submitted at ``first``, and the last chunk was done at ``last``, in seconds of ``time.perf_counter``.
     """
 
     total: int
@@ -118,8 +119,9 @@ class JobRun(Generic[R]):
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
         """Process all pending chunks; ``on_progress`` receives each increase of the number of done chunks.
 
-        After one of `STOP_SIGNALS`, workers finish their chunks. A second signal raises KeyboardInterrupt.
-        Raises WorkerError if a worker cannot continue. After the last job the executor is closed.
+        After one of `STOP_SIGNALS`, workers finish their chunks and the run ends. A second signal raises
+        KeyboardInterrupt. Raises WorkerError if a worker cannot continue. After the last job the executor is
+        closed.
         """
         self.on_progress = on_progress
         try:

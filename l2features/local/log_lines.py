@@ -24,7 +24,7 @@ FIELDS = {"name": "logger", "process": "pid"}
 
 
 class JsonLines(JsonFormatter):
-    """Formats a record as a line of JSON: time (UTC), severity, message, logger and process."""
+    """Formats a record as a line of JSON: time (UTC), severity, message, logger and pid."""
 
     def __init__(self) -> None:
         super().__init__(["message", *FIELDS], rename_fields=FIELDS, json_ensure_ascii=True)
@@ -40,7 +40,7 @@ class JsonLines(JsonFormatter):
 def configure() -> None:
     """Log to stderr: loggers of l2features from level INFO on, all others from WARNING on.
 
-    Does nothing if the process already has log handlers.
+    Leaves logging as it is if the process already has log handlers.
     """
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     root = logging.getLogger()
@@ -58,7 +58,7 @@ def configure() -> None:
 
 
 def log_uncaught(log: logging.Logger) -> None:
-    """Send Python's warnings and uncaught errors to a logger instead of printing them."""
+    """Send uncaught errors to ``log``, and Python's warnings to the logger ``py.warnings``."""
 
     def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, L2FeaturesError):

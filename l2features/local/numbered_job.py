@@ -20,7 +20,7 @@ class UnitFailed(VersionError):
 
 
 def nothing() -> None:
-    """Do nothing: the job has no code to compile."""
+    """Do nothing; the ``warm_up`` of a job that has no code to compile."""
 
 
 def numbered_job(

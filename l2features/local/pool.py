@@ -59,7 +59,7 @@ class LocalPool:
             self.workers[-1].schedule(_open, self.open_worker)
 
     def _outcomes(self, worker: Worker) -> Iterator[AttemptEnd]:
-        """Yield an AttemptEnd if a worker died or ended its chunk. Raises WorkerError if its task failed."""
+        """Yield the end of a worker's attempt, if any. Raises WorkerError if the worker reports an error."""
         worker.end_overdue(CHUNK_TIMEOUT_S)
         if worker.future is None or not worker.is_over:
             return

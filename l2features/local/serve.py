@@ -99,7 +99,7 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
 def greeting(
     url: str, prefix: str, datasets: Sequence[Dataset], auth: bool, found: tuple[Dataset, int] | None
 ) -> str:
-    """Return the example requests; ``found`` is an example node with features."""
+    """Return the text to print when the server is up; ``found`` is the example request's node, if any."""
     api = f"{url}{prefix}/api/v1"
     name = found[0].name if found else datasets[0].name
     who = "users with a token" if auth else "everyone who can reach it, without a token (see --auth)"

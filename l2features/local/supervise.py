@@ -73,8 +73,8 @@ class Command:
 class CommandSupervisor:
     """Starts commands and watches them. Use a supervisor in ``with``: no command outlives the block.
 
-    The commands of later stages are stopped first. After a second signal, all commands are killed without
-    waiting. ``environment`` returns the environment of a command, given additional variables.
+    When the block ends, the commands of later stages are stopped first. A second signal kills all commands
+    at once. ``environment`` returns a command's environment; its keyword arguments are additional variables.
     """
 
     def __init__(self, environment: Callable[..., dict[str, str]], logs: Path) -> None:

@@ -66,7 +66,7 @@ def _watch(supervisor: CommandSupervisor) -> None:
 
 
 def _check_installed() -> None:
-    """Raise ConfigError, which names what is missing, unless emulators, jobs and server are installed."""
+    """Raise ConfigError if emulators, Beam jobs or server are not installed. It names what is missing."""
     missing = [program.how_to_get_it for program in (BIGTABLE, PUBSUB) if program.find() is None]
     if any(importlib.util.find_spec(package) is None for package in ("beam_jobs", "apache_beam")):
         missing.append("the jobs are not installed: pip install 'l2features[jobs]'")
@@ -76,8 +76,9 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ConfigError unless the folder is new or empty, was made by `l2features up`, or has only the
-    sample that `l2features up` would write to it. Raises ConfigError also as `check_config` does.
+    """Raise ConfigError unless the folder is new or empty, was made by `l2features up`, or has only a sample.
+
+    Also raise it if datasets.yml is not of the sample that `l2features up` writes, or was copied or moved.
     """
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()

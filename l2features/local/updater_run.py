@@ -118,7 +118,7 @@ class Supervisor:
         return [worker for worker in self.workers if worker.ready and worker.future is None]
 
     def _report(self, flusher: Flusher, final: bool = False) -> None:
-        """Record the freshness of the tables each second, and log the totals each minute."""
+        """Each second, record tables' freshness; each minute, log changed totals; if ``final``, both now."""
         now = time.monotonic()
         if now < self._flushed + FLUSH_S and not final:
             return
@@ -166,8 +166,8 @@ class Supervisor:
     def _limits(self) -> Limits:
         """Return which messages the next batch may have.
 
-        If there are several workers, messages of other subscriptions than the first never occupy all of
-        them, nor do messages of more than `BATCH_IDS` ids.
+        If there are several workers, one is always reserved for the first subscription. One is also reserved
+        for messages of at most `BATCH_IDS` ids; it may be the same worker.
         """
         batches, most = [worker.work for worker in self._busy()], max(1, self.n_workers - 1)
         lesser = sum(any(leased.rank for leased in batch) for batch in batches)
@@ -207,7 +207,7 @@ class Supervisor:
         return self.intake.take(share, BATCH_IDS, limits)
 
     def _finish(self, worker: Worker) -> None:
-        """Handle the end of a worker's task, or of the worker."""
+        """Handle a worker whose task has ended, or whose process has died."""
         batch, worker.work, was_ready = worker.work or [], None, worker.ready
         try:
             results, error = worker.result()
@@ -231,7 +231,7 @@ class Supervisor:
             self._settle(batch, results)
 
     def _settle(self, batch: Sequence[Leased], results: Sequence[MessageResult]) -> None:
-        """Acknowledge the messages of a batch whose rows or dead letters are durable; nack the others."""
+        """Acknowledge each message whose rows or dead letter are durable; nack the batch's other messages."""
         by_key, done = {result.key: result for result in results}, []
         for leased in batch:
             result = by_key[leased.key]
@@ -289,7 +289,7 @@ class Supervisor:
 
 
 def judge(message: Received) -> tuple[Region, int]:
-    """Return a message's `Region` (table, and place of the first id) and its number of ids, at least 1."""
+    """Return a tuple: (table id, a number for the place of the first id); the number of ids, at least 1."""
     try:
         request = decode(message.data, message.attributes)
     except BadMessage:
@@ -305,7 +305,7 @@ def _opened(update: Update, dead_letters: str) -> tuple[Updater, DeadLetters]:
 
 
 def _open(update: Update, dead_letters: str) -> None:
-    """Load compiled code, and open the updater and the dead letters that all batches use."""
+    """Load compiled code; open the updater and the store of dead letters once, for all later batches."""
     kernel.warm_up()
     decoded.warm_up()
     _opened(update, dead_letters)

@@ -112,8 +112,8 @@ class Worker:
     def end_overdue(self, timeout_s: float) -> None:
         """Kill the process if its task makes no progress for ``timeout_s``.
 
-        For the first task, the limit is `START_TIMEOUT_S`. Each later task must also reach the process within
-        `PICKUP_TIMEOUT_S` after the call of `schedule`; otherwise, the process is killed.
+        For the first task, the limit is `START_TIMEOUT_S`. A later task must also start within
+        `PICKUP_TIMEOUT_S` after it was scheduled; otherwise, the process is killed.
         """
         if self.future is None:
             return
@@ -168,7 +168,7 @@ def report_progress() -> None:
 
 
 def _attempt(task: Callable[..., Any], *arguments: object) -> tuple[Any, str]:
-    """Return a result, or the message of an error: not every exception can be pickled."""
+    """Return (result, "") or (None, error message). The exception itself may not be picklable."""
     try:
         return task(*arguments), ""
     except L2FeaturesError as error:

@@ -121,7 +121,7 @@ class NodeRequest:
         table_id: name of a graph's table or of a data set.
         ids: sorted, unique uint64, not yet checked; `check_ids` checks ids against a data set.
         l2cache_id: features table to update; None for all features tables of the graph.
-        refused: the values that are not uint64, as text, by reason.
+        refused: the message's values that are not uint64, as text, keyed by reason.
     """
 
     table_id: str
@@ -176,11 +176,10 @@ def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
 
 
 def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
-    """Return the kind of a message from its attributes or, if these do not tell, from the payload's last
-    byte.
+    """Return a message's kind, by its attributes if they show it, otherwise by the payload's last byte.
 
-    The last byte of a pickle is a full stop; the last byte of an id is its layer. The length does not tell
-    edits from ids: the pickle of an edit of one node has 128 bytes, a multiple of 8.
+    An edit is a pickle, which ends with a full stop. Any other payload is ids, and an id's last byte is its
+    layer. The payload's length decides nothing: an edit of one node has 128 bytes, a multiple of 8.
     """
     if attributes.get("l2_cache_id"):
         return Kind.MISSING
@@ -190,7 +189,7 @@ def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
 
 
 def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -> NodeRequest:
-    """Decode a message of missing ids.
+    """Decode a message whose payload is the ids of nodes without features.
 
     The default priority is low, so that a request for a neuron's 100,000 nodes does not delay edits.
     """
@@ -233,7 +232,7 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
 
 
 def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
-    """Return a tuple: the sorted, unique ids of an edit; by reason, the values that are not ids, as text.
+    """Return a tuple: the values that are uint64, sorted and unique; the others, as text, keyed by reason.
 
     Raises BadMessage if ``values`` is not a sequence of at most `EDIT_IDS` values.
     """
@@ -257,9 +256,7 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
-    """Return a tuple: the ids that are valid L2 ids of a data set, in the given order; the other ids by
-    reason.
-    """
+    """Return a tuple: the valid L2 ids of a data set, in the given order; the other ids, keyed by reason."""
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),

@@ -59,7 +59,7 @@ class Outcome:
 
     @classmethod
     def refused(cls, reason: Reason, detail: str, ids: Ids | None = None, dataset: str = "") -> Outcome:
-        """Return the outcome of a permanent error; an empty ``detail`` becomes the reason's meaning."""
+        """Return a permanent error's outcome; an empty ``detail`` becomes an id and the reason's meaning."""
         ids = np.zeros(0, np.uint64) if ids is None else ids
         if not detail:
             what = f"id {ids[0]}" if len(ids) == 1 else f"id {ids[0]} (and {len(ids) - 1} more)"

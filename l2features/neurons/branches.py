@@ -19,7 +19,7 @@ _compiled: list[Callable[..., int]] = []
 
 
 def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: float) -> Edges:
-    """Return the edges (m, 2) of new paths, as pairs (node, next node on the way to an earlier path).
+    """Return the edges (m, 2) of new paths. Each is (node, next node), directed towards an earlier path.
 
     For each node in ``order`` that is farther than ``invalidation_nm`` from all paths, a new path joins the
     node to the nearest path. ``reached`` (`forest.Reached` from the earlier paths) is updated in place.

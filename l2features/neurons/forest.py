@@ -144,12 +144,13 @@ def _farthest(
 def cover(graph: Any, ends: Ends, invalidation_nm: float) -> Cover:
     """Return paths such that every node is within ``invalidation_nm`` of a path, by TEASAR as in MeshParty.
 
-    The first path of a component connects the component's two ends. Each next path starts at a node that is
-    farther than ``invalidation_nm`` from all paths, and leads to the nearest path. Of such nodes, the one
-    farthest from the root comes first; of equally far nodes, the one with the lowest index.
+    The first path of a component connects its two ends. A node farther than ``invalidation_nm`` from all
+    paths is uncovered. Each next path leads from the uncovered node that is farthest from the root (of
+    equally far nodes, the one with the lowest index) to the nearest path.
 
     For each path, MeshParty searches all nodes twice. Here, the search from a new path visits only the nodes
-    nearer to it than to all earlier paths. All paths together take about three times as long as one search.
+    nearer to it than to all earlier paths. These searches together take about three times as long as one
+    search of all nodes.
 
     Source: Sato et al., TEASAR, Pacific Graphics 2000.
     """
@@ -169,7 +170,10 @@ def _joined(paths: Iterable[list[int]]) -> Indices:
 
 
 def _path(node: int, before: memoryview) -> list[int]:
-    """Return the nodes from ``node`` to its source, both included; ``before`` is that of `Reached`."""
+    """Return the nodes of the path from ``node`` back to its source, both included.
+
+    ``before`` holds the previous node of each node on the path from the source, negative at a source.
+    """
     path = [node]
     while (node := before[node]) >= 0:
         path.append(node)

@@ -30,10 +30,9 @@ def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Ed
 def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
     """Return the shortest edge from each group to another group, shortest first, (groups, 2).
 
-    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, each vertex searches
-    for its nearest vertex among the groups whose numbers have the other value of the bit. Any other group
-    differs in some bit, so one of these searches includes it. The nearest vertex found in all searches is
-    therefore the nearest vertex of any other group.
+    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, we search for
+    each vertex's nearest vertex among the groups that differ from its own group in this bit. Two groups
+    differ in at least one bit, so these searches together cover all other groups.
     """
     distance, other = np.full(len(group), np.inf), np.zeros(len(group), dtype=np.int64)
     for bit in range(int(group.max()).bit_length()):

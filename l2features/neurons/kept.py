@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 
 class ResultKind(NamedTuple):
-    """A kind of result: the name of its first cell, and the dtype and shape of its items."""
+    """A kind of cached result: the name of its first table cell, and its array's dtype and item shape."""
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...] = ()
 
     def cells(self, number: int) -> list[str]:
-        """Return the names of the first ``number`` cells."""
+        """Return the names of the cells of a result that is split over ``number`` table cells."""
         return [self.name, *(f"{self.name}_{i}" for i in range(1, number))]
 
 
@@ -91,10 +91,10 @@ class KeptResults:
 
 
 class KeptRoots:
-    """A cache for results of roots, in memory and in the features table. Thread-safe.
+    """A cache for arrays computed for roots, in memory and in the features table. Thread-safe.
 
-    Results in the table are read even without ``write``. With it, new results are also written there. A
-    failed write is only logged; the next write is tried no earlier than `REST_S` seconds later.
+    The table is always read; new results are written to it only if ``write`` is True. A failed write is
+    only logged; the next write is tried no earlier than `REST_S` seconds later.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
@@ -110,8 +110,8 @@ class KeptRoots:
     ) -> KeptResults:
         """Return the cached results of roots; roots without a cached result are left out.
 
-        For a result with more than ``most`` items, only their number is returned. ``bases`` are the
-        current bases of the roots (see `SUMMARY`); results with another basis are outdated and left out.
+        For a result with more than ``most`` items, only their number is returned. ``bases`` maps each root
+        to 16 bytes, its basis. A result stored with another basis is outdated and left out.
         Raises StoreError, and UnknownFormat for a cell that a newer l2features wrote.
         """
         wanted = roots.tolist()

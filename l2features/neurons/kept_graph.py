@@ -1,4 +1,4 @@
-"""L2 ids and edges of roots from a graph, cached if the L2 nodes of the graph's roots never change."""
+"""Read the L2 ids and edges of roots from a graph, with a cache if the L2 nodes of a root never change."""
 
 from __future__ import annotations
 
@@ -23,22 +23,28 @@ EdgesFound = tuple[dict[int, np.ndarray], dict[int, str]]
 
 @dataclass(frozen=True)
 class KeptGraph:
-    """Reads the L2 ids and edges of roots from the cache, or else from the graph, and caches them."""
+    """Reads the L2 ids and edges of roots from the cache, or else from the graph, and caches them.
+
+    The cache is used only if ``graph.permanent`` is True: the L2 nodes of a root never change.
+    """
 
     graph: Graph
     geometry: Geometry
     kept: KeptRoots
 
     def nodes(self, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 ids of roots, and cache them. A root with more than ``most`` L2 ids is too large."""
+        """Return the L2 ids of roots, and cache them if the graph is ``permanent``.
+
+        A root with more than ``most`` L2 ids is returned in ``too_large``, without its ids.
+        """
         nodes, new = self.find_nodes(roots, most)
         self.keep_nodes(new)
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return a tuple: the L2 ids of roots; by root, the L2 ids for `keep_nodes` to cache.
+        """Return a tuple: the L2 ids of roots; those of them to be cached, by root.
 
-        Caches nothing itself.
+        Caches nothing itself: the caller passes the second value to `keep_nodes`.
         """
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}

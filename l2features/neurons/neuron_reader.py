@@ -43,9 +43,9 @@ Wait = Callable[[], None]
 class NeuronReader:
     """Reads the roots of one data set. Threads may share a reader.
 
-    Complete summaries, and L2 ids and edges that never change, are cached: in up to ``cache_bytes`` of memory
-    and, with ``keep``, in the table. Histories, which depend on the time, and summaries with missing nodes
-    are not cached.
+    Summaries without missing nodes are cached, and so are L2 ids and edges if they never change. The cache is
+    in memory (``cache_bytes``) and, with ``keep``, also in the table. Histories depend on the time and are
+    not cached.
 
     Args:
         reader: reads the data set's rows.
@@ -144,7 +144,10 @@ class NeuronReader:
         }
 
     def _take_kept(self, out: Collected, kind: ResultKind, bases: Mapping[int, bytes]) -> Ids:
-        """Put the cached summaries that have these bases into ``out``; return the roots without a summary."""
+        """Put cached summaries into ``out``; return the roots without one.
+
+        ``bases`` are those of `_bases`. A summary cached with another basis is outdated and not used.
+        """
         roots = as_ids(list(bases))
         found = self._kept.get(kind, roots, bases=bases).arrays
         joined = b"".join(array.tobytes() for array in found.values())  # np.concatenate merges dtypes, slowly
@@ -156,8 +159,8 @@ class NeuronReader:
     ) -> None:
         """Compute the summaries of roots from their L2 ids, and put them into ``out``.
 
-        Then calls ``before_keeping``, which waits until the L2 ids are cached, and caches the summaries
-        without missing nodes. If ``bases`` is empty, no summaries are cached.
+        Then calls ``before_keeping``, which waits until the L2 ids are cached. Last, caches the summaries
+        without missing nodes; if ``bases`` is empty, caches none.
         """
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
@@ -186,7 +189,10 @@ class NeuronReader:
     def _keep_complete(
         self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
-        """Cache summaries without missing nodes, each with its root's basis. Without bases, cache nothing."""
+        """Cache summaries without missing nodes, each with its root's basis (see `_bases`).
+
+        If ``bases`` is empty, cache nothing.
+        """
         results = dict[ResultKind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)

@@ -131,7 +131,7 @@ def _column(
 ) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
     """Return a tuple: an attribute as clients receive it, 0 where absent; the mask of present values, (N,).
 
-    An attribute is absent where ``ready`` is False.
+    Values of nodes that are not ``ready`` count as absent.
     """
     values, present = served_column(rows, geometry, name)
     present = present & ready
@@ -183,7 +183,10 @@ def _bounds(low: np.ndarray, high: np.ndarray, starts: Starts) -> np.ndarray:
 
 
 def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geometry: Geometry) -> np.ndarray:
-    """Return the bounds in nm of the chunks of each root's rows where ``nodes`` (N,) is True, (R, 2, 3)."""
+    """Return the bounds of each root's chunks in nm, (R, 2, 3), cut at the volume's bounds.
+
+    Rows where ``nodes`` (N,) is False are ignored.
+    """
     low, high = np.full((len(rows), 3), np.inf), np.full((len(rows), 3), -np.inf)
     low[nodes] = first = geometry.node_origins(rows.ids[nodes])
     high[nodes] = np.minimum(first + geometry.chunk_size, np.add(geometry.voxel_offset, geometry.voxel_size))
@@ -191,7 +194,10 @@ def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geom
 
 
 def _put_positions(out: np.ndarray, places: np.ndarray, weights: np.ndarray, starts: Starts) -> None:
-    """Fill in the measures that use representative coordinates (N, 3); absent coordinates have weight 0."""
+    """Set the measures in ``out`` that use representative coordinates.
+
+    ``places`` (N, 3) are the coordinates. Absent coordinates must have weight 0.
+    """
     known = weights[:, None] > 0
     out["rep_bounds_nm"] = _bounds(np.where(known, places, np.inf), np.where(known, places, -np.inf), starts)
     centre = out["centroid_nm"] = _mean(places, weights, starts)
@@ -267,7 +273,7 @@ def summary_table(roots: npt.NDArray[np.uint64], summaries: np.ndarray) -> Any:
 
 
 def _absent(values: np.ndarray) -> npt.NDArray[np.bool_]:
-    """Return which values (R, ...) are absent: floats of which any component is NaN; shape (R,)."""
+    """Return a mask (R,), True where a root's value has a NaN component; integers are never absent."""
     if values.dtype.kind != "f":
         return np.zeros(len(values), dtype=bool)
     return np.asarray(np.isnan(values).any(axis=tuple(range(1, values.ndim))))

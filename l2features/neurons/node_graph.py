@@ -68,7 +68,7 @@ class NeuronGraph:
 
     @cached_property
     def component(self) -> npt.NDArray[np.int64]:
-        """Connected component of each node, (n,), numbered by descending size from 0, then by lowest id."""
+        """Connected component of each node, (n,): 0 is the largest; equal ones are ordered by lowest id."""
         from .forest import components
 
         return components(self.edges, len(self)).of_node
@@ -89,7 +89,7 @@ class NeuronGraph:
 
 
 def edge_indices(root_id: int, node_ids: Ids, pairs: Pairs) -> Edges:
-    """Return edges, given as pairs of L2 ids (m, 2), as pairs of indices into the sorted ``node_ids``.
+    """Convert edges from pairs of L2 ids, (m, 2), to pairs of indices into the sorted ``node_ids``.
 
     Raises GraphError for an edge to an id that is not in ``node_ids``.
     """
@@ -107,9 +107,10 @@ def place_nodes(
 ) -> tuple[Positions, npt.NDArray[np.bool_]]:
     """Return a tuple: the position of each node in nm, (n, 3); which positions are interpolated, (n,).
 
-    As in pcg_skel, nodes without a representative coordinate are placed in rounds. Each round places those
-    with placed neighbours: at the mean of these neighbours' positions, plus 1 nm along z if the node has only
-    one edge. Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of their chunk.
+    As in pcg_skel, nodes without a representative coordinate are placed in rounds. In each round, a node with
+    edges to nodes that have a position is placed at the mean of their positions. If it has only one edge,
+    1 nm is added to z. Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of
+    their chunk.
     """
     positions, present = served_column(rows, geometry, "rep_coord_nm")
     known = present & (status == Status.READY)

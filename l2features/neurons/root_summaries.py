@@ -54,8 +54,8 @@ class Summaries:
         status: (n,) values of `RootStatus`.
         summary: (n,) dtype `SUMMARIES` or `GRAPH_SUMMARIES`; 0 or NaN unless status is ready or incomplete.
         missing: sorted, unique ids of the L2 nodes without features, of all roots.
-        sizes: by root that is too large, its number of nodes, or a lower bound.
-        reasons: by root, why it has no summary, or what is unexpected about its nodes.
+        sizes: maps each root that is too large to its number of nodes, or to a lower bound.
+        reasons: maps roots to why they have no summary, or to what is unexpected about their nodes.
     """
 
     roots: Ids
@@ -100,7 +100,7 @@ class Collected:
         self.reasons |= reasons
 
     def too_large(self, sizes: Mapping[int, int], most: int) -> None:
-        """Refuse roots with more than ``most`` nodes.
+        """Set the status of roots with more than ``most`` nodes to TOO_LARGE.
 
         ``sizes`` maps each root to its number of nodes, or to a lower bound.
         """

@@ -71,7 +71,7 @@ class Skeleton:
 
     @property
     def path_length_nm(self) -> float:
-        """Length of all edges in nm, without gaps between components."""
+        """Length of all edges in nm, except edges that join two components."""
         edges = self.edges
         return float(lengths(self.vertices, edges[~self.gaps[edges[:, 0]]]).sum())
 
@@ -118,9 +118,9 @@ def skeletonize(
         invalidation_nm: a path represents all nodes within this distance along the graph.
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
-        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
-            ``root_point`` and all vertices connected to it by paths become one vertex at ``root_point``, as
-            in pcg_skel. Only edges with an end in the sphere count for these paths.
+        collapse_nm: radius of a sphere around ``root_point``, such as a soma's. Edges with an end in the
+            sphere are followed from the vertex nearest to ``root_point``. This vertex and all vertices
+            reached become one vertex at ``root_point``, as in pcg_skel.
         join: join components by edges between their nearest vertices; `Skeleton.gaps` marks these edges.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
@@ -225,7 +225,7 @@ def _collapsed(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float
 
 
 def _rooted(trees: _Trees, component: Indices, root: int | None, gaps: Edges) -> tuple[int, Indices, Mask]:
-    """Return a tuple: the root; each vertex's parent, (v,); whether ``gaps`` has the edge to it, (v,)."""
+    """Return a tuple: the root; each vertex's parent, (v,); whether the edge to the parent is a gap, (v,)."""
     parts = Components(component, np.unique(component, return_index=True)[1])
     roots = far_ends(weighted(trees.vertices, trees.edges), parts).root
     if root is None:
@@ -270,6 +270,6 @@ def _radii(
 
 
 def _column(graph: NeuronGraph, name: str) -> tuple[npt.NDArray[np.float64], Mask]:
-    """Return a tuple: an attribute of the nodes as clients receive it, (n,); which nodes have it, (n,)."""
+    """Return a tuple: an attribute in the units that clients receive, (n,); which nodes have it, (n,)."""
     values, present = served_column(graph.rows, graph.geometry, name)
     return values.astype(np.float64), present & (graph.status == Status.READY)

@@ -52,8 +52,9 @@ def skeleton_file(
 def swc(skeleton: Skeleton, provenance: Mapping[str, Any] | None = None) -> bytes:
     """Return an SWC file in nm: ids start at 1, parents precede children, an unknown radius is 0.
 
-    The header has two lines of JSON: ``# Meta: {…}`` has the provenance, and is read by navis;
-    ``# Skeleton: {…}`` has the parameters. A collapsed soma has type 1, other vertices 0 (undefined).
+    The header has two lines of JSON. ``# Meta: {…}`` has the provenance, and is read by navis.
+    ``# Skeleton: {…}`` has the parameters of `skeletonize`, the path length, and numbers of components and
+    gaps. A collapsed soma has type 1, other vertices 0 (undefined).
     """
     order = _parents_first(skeleton)
     number = np.empty(len(order), dtype=np.int64)
@@ -158,14 +159,14 @@ def vertex_table(skeleton: Skeleton, provenance: Mapping[str, Any] | None = None
 
 
 def node_table(skeleton: Skeleton) -> Any:
-    """Return an Arrow table of the vertex that represents each L2 node."""
+    """Return an Arrow table with a row per L2 node: its id, and the index of its vertex in the skeleton."""
     import pyarrow as pa
 
     return pa.table({"l2_id": skeleton.node_ids, "vertex": skeleton.vertex_of_node.astype(np.int32)})
 
 
 def precomputed_info(attributes: Sequence[str] = PRECOMPUTED_ATTRIBUTES) -> dict[str, Any]:
-    """Return the ``info`` of a source of skeletons in nm, whose vertices have these float32 attributes."""
+    """Return Neuroglancer's ``info`` file for skeletons in nm, with these float32 attributes per vertex."""
     described = [{"id": name, "data_type": "float32", "num_components": 1} for name in attributes]
     transform = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
     return {"@type": "neuroglancer_skeletons", "transform": transform, "vertex_attributes": described}

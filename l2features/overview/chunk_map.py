@@ -65,7 +65,7 @@ class Projection:
 
 @dataclass
 class ChunkMap:
-    """The projections of a grid, a random sample of its chunks with nodes, and the most nodes in a chunk."""
+    """A grid's projections, a random sample of chunks that have nodes, and the maximum nodes per chunk."""
 
     geometry: Geometry
     planes: dict[str, Projection] = field(default_factory=dict)

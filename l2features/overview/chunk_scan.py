@@ -1,7 +1,7 @@
-"""A summary of a table's chunk records (progress, map, largest chunk), stored in a note of the table.
+"""A summary of a table's chunk records (progress, map, largest chunk), stored as JSON with the table.
 
-A scan of millions of records takes minutes, so all processes share its result. The scan is repeated when the
-age of the result is `SHARE` times the scan's duration, and at least `LEAST_S` seconds.
+A scan of millions of records takes minutes, so all processes share its result. They use a result for `SHARE`
+times the scan's duration, but for at least `LEAST_S` seconds; some processes use it up to 50 % longer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class IngestProgress(BaseModel):
-    """The progress of an ingest, as in `TableStatus.as_dict`; ``failed`` is a count."""
+    """The progress of an ingest: fields of `TableStatus.as_dict`, but ``failed`` is a count, not a list."""
 
     total: int = Field(description="Chunks of the grid.")
     done: int
@@ -84,7 +84,7 @@ class ScanNote(BaseModel):
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 
     def scan(self, geometry: Geometry) -> ChunkScan | None:
-        """Return the scan in the note; None if the note is malformed or belongs to another grid."""
+        """Return the stored scan; None if it is malformed or belongs to another grid."""
         found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
         try:
             for name, plane in found.planes.items():

@@ -1,4 +1,4 @@
-"""A bounded random sample of a table's nodes: histograms, and an example of a node and of a root."""
+"""A bounded sample of a table's nodes, for histograms and for an example: one node and its root."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NM3_PER_UM3 = 1e9
 
 @dataclass(frozen=True)
 class NodeSample:
-    """Nodes with features from some chunks: ids, sizes in um^3 and thicknesses in nm, each of shape (n,)."""
+    """Nodes of some chunks: ids, sizes in um^3 and thicknesses in nm, (n,) each. All have features."""
 
     chunks: int
     ids: Ids
@@ -46,10 +46,10 @@ class Histogram:
 def sample_nodes(
     store: Store, geometry: Geometry, chunk_ids: Sequence[int], most: int = MOST_NODES
 ) -> NodeSample:
-    """Return the nodes with features of these chunks; stop reading chunks at ``most`` nodes or more.
+    """Return these chunks' nodes that have features; read no more chunks after ``most`` nodes.
 
-    If ``chunk_ids`` is empty, some chunks of the grid are read: PCGL2Cache's tables have no chunk records to
-    choose from. Superseded nodes are included. Raises StoreError.
+    If ``chunk_ids`` is empty, chunks at the grid's centre and start are read. This is for PCGL2Cache's
+    tables, which have no chunk records. Superseded nodes are included. Raises StoreError.
     """
     tried = list(chunk_ids) or _unrecorded(geometry)
     nm3 = float(np.prod(geometry.resolution))

@@ -1,6 +1,7 @@
 """Neuroglancer's precomputed annotations, ``neuroglancer_annotations_v1``, as bytes of numpy records.
 
-A record has float32 coordinates, then the properties of 4 bytes, of 2 and of 1, padded to a multiple of 4.
+A record has float32 coordinates, then the properties, largest types first. Its size is padded to a multiple
+of 4 bytes.
 Source: Neuroglancer's specification of its precomputed annotation format.
 """
 
@@ -44,7 +45,7 @@ class AnnotationLayer(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of a record: `COORDINATES` of its points in nm, one field per property, and padding."""
+        """The dtype of a record: the coordinates of its points in nm, a field per property, and padding."""
         fields: list[tuple[Any, ...]] = [(COORDINATES, np.dtype("<f4"), (3 * POINTS[self.kind],))]
         fields += [(p.name, p.dtype) for p in self.properties]
         padding = -np.dtype(fields).itemsize % 4
@@ -82,9 +83,9 @@ def _overview(geometry: Geometry, step: npt.NDArray[np.float64]) -> list[dict[st
     """Return a coarse level with one empty cell for a grid of more than `VIEWED` chunks, or else no level.
 
     The viewer reads levels, coarsest first, until it expects enough annotations. From each cell it expects
-    the cell's ``limit`` times the share of the cell in view. The empty cell's limit is so large that it is
-    enough when `VIEWED` or more chunks are in view. So the viewer reads chunks only for smaller views, and
-    never requests the whole grid.
+    the cell's ``limit`` times the share of the cell in view. When `VIEWED` or more chunks are in view, the
+    viewer expects enough from the empty cell alone, as the cell's limit is that large. So the viewer reads
+    chunks only for smaller views, and never requests the whole grid.
     """
     if geometry.n_chunks <= VIEWED:
         return []

@@ -28,7 +28,7 @@ class Level(BaseModel):
     """One level of a spatial index: its cells, and the nodes it has.
 
     A cell has ``edge`` chunks (a power of two) along each axis, or the whole axis of the `padded` grid if it
-    is shorter. The level has the nodes whose hash has high 32 bits from ``start`` to ``stop`` - 1.
+    is shorter. The high 32 bits of the hashes of the level's nodes are from ``start`` to ``stop`` - 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class Level(BaseModel):
         return as_triple(np.array(padded(grid)) // self.cell_chunks(grid))
 
     def cells(self, chunks: npt.NDArray[np.int64], grid: Triple) -> Ids:
-        """Return the compressed Morton code of the cell of each chunk (n, 3), shape (n,)."""
+        """Return the compressed Morton codes, (n,), of the cells that contain the chunks (n, 3)."""
         return morton_codes(chunks // np.array(self.cell_chunks(grid)), self.cell_grid(grid))
 
 
@@ -68,8 +68,8 @@ def make_levels(counts: Counts, most: int) -> list[Level]:
     """Return the levels for chunks with ``counts`` (x, y, z) nodes each, the coarsest level first.
 
     In every level but the last, the fullest cell is expected to have ``most`` nodes. The last level has all
-    nodes that are left. It is the first level in which no cell is expected to have more than ``most`` of
-    them. If there is no such level, it is the level whose cells are chunks.
+    nodes that are left. It is the first level at which no cell is expected to have more than ``most`` of
+    these nodes, or else the level whose cells are chunks.
     """
     whole = padded(as_triple(counts.shape))
     pyramid = [np.pad(counts, [(0, size - n) for size, n in zip(whole, counts.shape, strict=True)])]

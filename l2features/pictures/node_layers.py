@@ -73,8 +73,8 @@ class ServedNodes(NamedTuple):
 class NodeLayer:
     """A layer of the viewer that draws nodes.
 
-    ``attributes`` are the attributes that the layer needs. ``points`` returns a tuple: the k points of each
-    node in nm, (n, 3 k); which nodes have points, (n,).
+    ``attributes`` are the attributes that the layer needs. ``points`` returns a tuple: each node's point in
+    nm, (n, 3), or the two ends of its line, (n, 6); which nodes have them, (n,).
     """
 
     annotations: AnnotationLayer
@@ -82,9 +82,10 @@ class NodeLayer:
     points: Callable[[ServedNodes], tuple[npt.NDArray[np.float64], Mask]]
 
     def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
-        """Return a tuple: the records of the nodes that the layer draws, in the order of the rows; their ids.
+        """Return a tuple: the records of the nodes that the layer draws; the ids of these nodes.
 
-        A node without features has no record. A float property is NaN if its attribute is absent.
+        Both are in the order of the rows. A node without features has no record. A float property is NaN if
+        its attribute is absent.
         """
         computed = rows.found & ~rows.not_computed
         column = partial(served_column, rows, geometry)
@@ -114,11 +115,12 @@ def _positions(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
 
 
 def _lines(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
-    """Return a tuple: the ends in nm of a line along each node's first axis, (n, 6); which have a line, (n,).
+    """Return a tuple: the two ends of a line per node in nm, (n, 6); which nodes have a line, (n,).
 
-    The middle of the line is the representative coordinate. The length of the line is sqrt(12) times the
-    node's standard deviation along the axis: a uniform rod of this length has the same deviation. ``pca_val``
-    is the deviation times sqrt(n - 1), where n is the number of voxels, at most `PCA_MAX_SAMPLES`.
+    The line lies along the node's first principal axis; its middle is the representative coordinate. Its
+    length is sqrt(12) times the node's standard deviation along the axis: a uniform rod of this length has
+    the same deviation. ``pca_val`` is the deviation times sqrt(n - 1), where n is the number of voxels, at
+    most `PCA_MAX_SAMPLES`.
     """
     (middle, placed), (axes, known) = (nodes.column(name) for name in (POSITION, AXES))
     spreads, measured = nodes.column(SPREADS)

@@ -30,7 +30,7 @@ COLUMNS = (
 def segment_list(roots: Ids, summaries: np.ndarray) -> dict[str, Any]:
     """Return the ``info`` file of roots (R,) with their summaries (R,).
 
-    From summaries of dtype `SUMMARIES`, the list has no cable length; `GRAPH_SUMMARIES` give all columns.
+    Summaries of dtype `GRAPH_SUMMARIES` give all columns. Those of dtype `SUMMARIES` have no cable length.
     """
     properties = []
     for name, data_type, measure, scale, description in COLUMNS:

@@ -1,8 +1,8 @@
 """The choice of the number of shards of an index, so that files are near a wanted size.
 
 Each shard is a file. The number of shards is a power of two, and the stored values have unequal sizes, so
-files vary in size. No file is planned to be larger than `MOST` times the wanted size. Files smaller than
-`LEAST` times the wanted size are padded to it with zeros when they are written.
+files vary in size. Where possible, files have at most `MOST` times the wanted size. If an index has several
+files, each is padded with zeros to at least `LEAST` times the wanted size when it is written.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.
-        sizes: (n,) bytes of the list of each cell.
+        sizes: (n,) bytes of each cell's stored value, the list of its annotations.
         bits: bits of a code.
         wanted: size of a file in bytes.
     """
@@ -130,11 +130,11 @@ def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
 
 
 def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted: int) -> Sharding:
-    """Return the first sharding whose files have at most `MOST` times the wanted size.
+    """Return the first sharding whose files have at most `MOST` times the wanted size, or that has one file.
 
-    ``largest`` is the bytes of the largest value of a key. If it exceeds this limit, it is added to the
-    limit. A single file has no limit. If no sharding fits, compares the size of the largest file of each:
-    returns the first sharding for which this size is at most 5 % above the minimum.
+    ``largest`` is the bytes of the largest stored value. If a value exceeds the limit, ``largest`` is added
+    to the limit. If no sharding fits, each is judged by its largest file: the first one is returned whose
+    largest file is at most 5 % larger than the smallest of these.
     """
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()
@@ -147,7 +147,7 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
 
 
 def _more_bits(largest: float, wanted: int) -> int:
-    """Return the maximum number of bits to add to `_fewest_bits`; the largest value has ``largest`` bytes."""
+    """Return how many bits may be added to `_fewest_bits`, if the largest value has ``largest`` bytes."""
     return MORE_BITS if largest <= LARGE * wanted else 1
 
 

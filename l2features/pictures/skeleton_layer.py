@@ -23,7 +23,7 @@ _OF_NODES = {"max_dt_nm": "max_dt_nm", "size": "size_nm3", "area": "area_nm2"}
 
 
 def skeleton_info() -> dict[str, Any]:
-    """Return the ``info`` file of the layer, whose coordinates are in nm."""
+    """Return the ``info`` file of the layer ``skeletons``. Coordinates are in nm."""
     return precomputed_info(tuple(VERTEX_ATTRIBUTES))
 
 

@@ -42,9 +42,9 @@ class OtherExport(VersionError):
 
 @dataclass(frozen=True)
 class WantedExport:
-    """What a user requests.
+    """A user's request for a static export.
 
-    ``segments`` is the number of roots that are listed or get skeletons: the largest roots of the version.
+    ``segments`` is how many of the version's largest roots are listed, or get skeletons.
     ``shard_size`` is in bytes.
     """
 
@@ -60,7 +60,7 @@ class WantedExport:
 class WrittenPart(BaseModel):
     """A written part (shard) of an export: its file, if the part has rows, and counts of the content.
 
-    ``largest`` is the number of nodes of the key that has the most; 1 for skeletons.
+    ``largest`` is the maximum number of nodes per key; 1 for skeletons.
     """
 
     part: int
@@ -73,7 +73,7 @@ class WrittenPart(BaseModel):
 
 @dataclass(frozen=True)
 class StaticExport:
-    """An export in progress; small enough to send to every worker."""
+    """The settings and plan of an export in progress; small enough to send to every worker."""
 
     dataset: Dataset
     geometry: Geometry
@@ -115,7 +115,7 @@ class StaticExport:
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return an earlier run's record of a part; None without one, or if the part's file is incomplete."""
+        """Return an earlier run's record of a part; None if the record is missing or the file incomplete."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
@@ -226,9 +226,9 @@ def alone(run: StaticExport) -> Iterator[None]:
 
 
 class ExportSource:
-    """Reads the version of an export.
+    """Reads the nodes and roots of the version that is exported.
 
-    Raises VersionError if the version is gone, was replaced since the plan, or cannot be read.
+    Raises VersionError if the version is gone, was replaced since the plan was written, or cannot be read.
     """
 
     def __init__(self, run: StaticExport) -> None:
@@ -245,19 +245,19 @@ class ExportSource:
 
     @cached_property
     def units(self) -> list[Unit]:
-        """The units of work that read nodes: each is some rows of a file of the version."""
+        """The units of work for layers that draw nodes; a unit is a range of rows of a version's file."""
         return units_of(self.reader.manifest) if self.run.node_layers else []
 
     @property
     def count(self) -> int:
-        """Number of units; if skeletons are exported, the roots that get one are the last unit."""
+        """Number of units of work, including one for all skeletons, if these are exported."""
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:
-        """Return a unit's rows by layer of the viewer, with the rows of a layer sorted by part.
+        """Return a dict: for each layer of the viewer, its rows from this unit of work, sorted by part.
 
-        A part is a shard of an index. A unit is some rows of a version's file. If skeletons are
-        exported, there is one more unit, the last: the roots that get a skeleton.
+        A part is a shard of an index. A unit is a range of rows of a version's file. If skeletons are
+        exported, the last unit is different: it has the roots that get a skeleton.
         """
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):

@@ -52,7 +52,7 @@ def finished_before(run: StaticExport) -> StaticManifest | None:
 def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
     """Write the ``info`` files and the pages that list the folders, then the manifest.
 
-    Raises VersionError if the indexes of a layer have different numbers of nodes, or a file is missing.
+    Raises VersionError if a layer's indexes differ in node count, or a shard is missing or incomplete.
     """
     source, folder = run.open(), run.folder
     by_index = {index.path: list[WrittenPart]() for index in run.plan.indexes}
@@ -104,7 +104,7 @@ def _clean(run: StaticExport) -> None:
 def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart]]) -> int:
     """Return the number of annotations of a layer.
 
-    Raises VersionError if the layer's indexes have different numbers of nodes, or a file is missing.
+    Raises VersionError if the layer's indexes differ in node count, or a shard is missing or incomplete.
     """
     sums = dict.fromkeys(("by_id", "related", "cells"), 0)
     for index in run.plan.indexes:

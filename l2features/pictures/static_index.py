@@ -132,7 +132,7 @@ def _taken(rows: np.ndarray, places: npt.NDArray[np.intp]) -> np.ndarray:
 
 
 class Shard(NamedTuple):
-    """A shard's bytes, its number of keys, and the number of nodes of the key that has the most."""
+    """A shard's bytes, its number of keys, and the maximum number of nodes per key."""
 
     content: bytes
     keys: int
@@ -156,7 +156,7 @@ def make_shard(index: Index, rows: np.ndarray, geometry: Geometry, least: int = 
 
 
 def _annotations(rows: np.ndarray) -> Iterator[bytes]:
-    """Yield each annotation with its root, as `one_annotation` returns it."""
+    """Yield each row's annotation and root, encoded as by `one_annotation`."""
     out = np.zeros(len(rows), [("record", rows["record"].dtype), ("count", "<u4"), ("root", "<u8")])
     out["record"], out["count"], out["root"] = rows["record"], 1, rows["root"]
     body, step = out.tobytes(), out.dtype.itemsize

@@ -174,10 +174,10 @@ class _Sizes:
     def related(
         self, rows: np.ndarray, roots: Iterable[tuple[Ids, np.ndarray]], count: int, nodes: float
     ) -> Index:
-        """Return the index by root; ``rows`` are a sample of nodes, which gives the bytes of a node.
+        """Return the index by root.
 
-        ``roots`` yields tuples: ids of roots; the expected number of nodes of each. In all, there are
-        ``count`` roots and ``nodes`` nodes.
+        ``rows`` are a sample of nodes, to estimate the bytes per node. ``roots`` yields tuples: ids of
+        roots; the expected number of nodes of each. In all, there are ``count`` roots and ``nodes`` nodes.
         """
         index = Index(
             layer=self.layer,
@@ -193,9 +193,8 @@ class _Sizes:
     def cells(self, key: str, level: Level, rows: np.ndarray, counts: Counts, share: float) -> Index:
         """Return the index of a level's cells, in files near the wanted size.
 
-        Sizes are estimated. ``counts`` (x, y, z) is the number of nodes of each chunk. ``share`` is the
-        fraction of these nodes that are in the level. ``rows`` are a sample of nodes, which gives the bytes
-        of a node.
+        ``rows`` are a sample of the level's nodes, to estimate the bytes per node. ``counts`` (x, y, z) is
+        the number of nodes of each chunk. ``share`` is the fraction of these nodes that are in the level.
         """
         index = Index(
             layer=self.layer,

@@ -1,4 +1,4 @@
-"""Skeletons of a static export, made from the graph and the table like those that the HTTP API serves."""
+"""Skeletons of a static export. As for the HTTP API, they are made from the graph and the table."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ class Skeletons:
 
 
 def skeletons_info(index: Index) -> dict[str, Any]:
-    """Return the ``info`` file of the layer."""
+    """Return the ``info`` file of the layer ``skeletons``, including the sharding of its index."""
     return {**skeleton_info(), "sharding": index.info()["sharding"]}

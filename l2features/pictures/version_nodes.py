@@ -21,8 +21,9 @@ UNIT_ROWS = 250_000
 
 
 class Unit(NamedTuple):
-    """A unit of work: one of ``parts`` ranges of rows of a version's file of nodes.
+    """A unit of work: a range of rows of a version's file of nodes.
 
+    The file is divided into ``parts`` ranges; ``part`` is the number of this range, from 0.
     ``layer`` is the index of the file's `Layer` in the version's manifest.
     """
 
@@ -56,7 +57,7 @@ def read_unit(reader: VersionReader, unit: Unit, layers: Sequence[str]) -> Itera
 
 
 def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
-    """Return the nodes of a table that a layer draws, dtype `row_dtype`, in the order of the table."""
+    """Return the table's nodes that the layer draws, in the table's order; dtype `row_dtype`."""
     records, places = NODE_LAYERS[layer].drawn(served_nodes(table, voxel_nm3))
     rows = np.zeros(len(records), dtype=row_dtype(layer))
     rows["id"], rows["root"] = (unsigned(table[name])[places] for name in (L2_ID, ROOT_ID))
@@ -65,7 +66,7 @@ def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
 
 
 def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
-    """Return the nodes in a table of a version; absent values are 0, as in `Rows`."""
+    """Return the nodes of a version's Arrow table as clients receive them; missing values are 0."""
 
     def column(name: str) -> tuple[np.ndarray, Mask]:
         values = vectors(table, name)

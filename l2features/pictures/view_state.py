@@ -80,9 +80,9 @@ class View(NamedTuple):
         return state
 
     def link(self, viewer: str) -> str:
-        """Return the URL at which a viewer draws this view.
+        """Return the URL at which a viewer draws this view; ``viewer`` is the viewer's own URL.
 
-        Raises ConfigError if the library is not installed.
+        Raises ConfigError if the library ``neuroglancer`` is not installed.
         """
         with naming_extras():
             import neuroglancer

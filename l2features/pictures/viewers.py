@@ -1,4 +1,4 @@
-"""Segmentations in Neuroglancer: the source's URL, and the web origins that a browser reads it from."""
+"""Where Neuroglancer reads a segmentation: the URL of its source, and the web origins of its data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def browsable(cv_path: str, with_login: bool = False) -> str | None:
 def origins_of(cv_path: str) -> tuple[str, ...]:
     """Return the web origins that a browser reads a segmentation from; none if a browser cannot read it.
 
-    For a graph's server, these include buckets, where supervoxels and meshes mostly are.
+    A graph's server keeps most supervoxels and meshes in buckets, so its origins include those of buckets.
 
     >>> origins_of("https://server.org/seg")
     ('https://server.org',)

@@ -20,7 +20,7 @@ that were skipped because they are not dead letters.
 
 
 def open_dead_letters(where: str) -> DeadLetters:
-    """Open a folder, or the topic ``projects/…/topics/…``, without I/O.
+    """Open the folder or topic (``projects/…/topics/…``) that receives dead letters, without I/O.
 
     Raises ConfigError for any other address.
     """
@@ -32,7 +32,7 @@ def open_dead_letters(where: str) -> DeadLetters:
 
 
 def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
-    """Open a folder, or a subscription ``projects/…/subscriptions/…``, without I/O.
+    """Open the folder or subscription (``projects/…/subscriptions/…``) that has dead letters, without I/O.
 
     A listing stops after ``limit`` letters. Without ``limit``, the listing of a folder is complete, and that
     of a subscription stops after `LIMIT`. Raises ConfigError for any other address.

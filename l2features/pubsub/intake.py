@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Which messages may be taken: those with a rank below ``ranks`` and a weight up to ``heaviest``."""
+    """Which messages may be taken: `Leased.rank` is below ``ranks``, `Leased.weight` at most ``heaviest``."""
 
     ranks: int
     heaviest: float = math.inf
@@ -70,7 +70,7 @@ class Intake:
 
     Args:
         subscriptions: from the most to the least urgent.
-        judge: returns a message's region and weight; must not raise.
+        judge: returns a message's region and weight, see `Leased`; must not raise.
         wake: called, in any thread, when there are new messages to `take`, and when ``failure`` was set
             because a subscription cannot be read or a thread failed.
     """
@@ -122,7 +122,7 @@ class Intake:
     def waiting(self, limits: Limits) -> tuple[int, float]:
         """Return a tuple: the number of waiting messages within the limits; when the first was received.
 
-        The time is by `time.monotonic`; 0 if no message waits.
+        A message waits until it is taken. The time is by `time.monotonic`; 0 if no such message waits.
         """
         with self._changed:
             since = [leased.since for leased in self._waiting.values() if limits.allow(leased)]
@@ -160,7 +160,7 @@ class Intake:
                 logger.warning("%s; the messages will be redelivered when their leases expire", error)
 
     def stop(self) -> None:
-        """Stop pulling, and nack the waiting messages."""
+        """Stop pulling, and nack the messages that are not yet taken."""
         self._stopping.set()
         with self._changed:
             waiting = list(self._waiting.values())

@@ -126,7 +126,7 @@ class DeadLetter:
 
 
 def check_format(version: object) -> None:
-    """Raise DeadLetterError for a format that this version of l2features cannot read."""
+    """Raise DeadLetterError if ``version`` is not a dead letter format that this l2features can read."""
     if type(version) is not int or not 1 <= version <= FORMAT:
         raise DeadLetterError(
             f"dead letter of format {version!r:.80}, expected {FORMAT} at most: "

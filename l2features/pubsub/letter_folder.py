@@ -87,7 +87,7 @@ class LetterFolder:
             raise DeadLetterError(f"{file}: cannot be removed: {error.strerror}") from error
 
     def refused(self, name: str, letter: DeadLetter) -> None:
-        """Replace the letter ``name``, which was refused again, by ``letter``.
+        """Replace the letter ``name`` by ``letter``, after its message was retried and refused again.
 
         Raises DeadLetterError if a file cannot be written or removed.
         """
@@ -102,8 +102,8 @@ class LetterFolder:
 def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
     """Return the folder at the path ``where``.
 
-    Raises ConfigError if ``where`` is a URL or a Pub/Sub name. The message says what is expected:
-    ``otherwise``, or a folder.
+    Raises ConfigError if ``where`` is a URL or a Pub/Sub name; the error's text says that ``otherwise`` or
+    a folder is expected.
     """
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")

@@ -50,8 +50,8 @@ class LetterTopic(Topic):
 class LetterQueue:
     """A subscription to dead letters, which are listed in the order of delivery.
 
-    Listed letters stay leased until `remove` acknowledges them, or `close` or the next listing nacks them.
-    After a ``kill -9``, their leases expire and they are redelivered. If a message is retried and
+    Listed letters stay leased. `remove` acknowledges a letter; `close` and the next listing nack the others.
+    After a ``kill -9``, the leases expire and the letters are redelivered. If a message is retried and
     refused again, its letter stays unchanged.
     """
 
@@ -87,8 +87,8 @@ class LetterQueue:
     def _pull(self, most: int) -> list[DeadLetter]:
         """Lease more letters; return the letters that were not leased before.
 
-        Duplicates of removed letters are removed too. An empty list does not mean that the subscription is
-        empty.
+        Further copies of a removed letter are acknowledged. An empty list does not mean that the subscription
+        is empty.
         """
         if time.monotonic() - self._renewed > RENEW_S:
             self.subscription.lease(self._ack_ids(), LEASE_S)
@@ -141,9 +141,10 @@ class LetterQueue:
 def topic_message(letter: DeadLetter) -> Message:
     """Return the message that represents a dead letter, within Pub/Sub's limits.
 
-    Attributes that Pub/Sub does not accept, or that do not fit, are left out. A payload that leaves no room
-    for the attributes of the refused message is replaced by its size and sha256. The attribute
-    ``dead_letter_ids`` has as many of the sorted ids as fit, ``dead_letter_id_count`` the number of all ids.
+    Attributes that Pub/Sub does not accept, or that do not fit, are left out. If the payload and the refused
+    message's attributes are too large together, the size and sha256 of the payload replace it. The attribute
+    ``dead_letter_ids`` has as many of the refused ids as fit, sorted; ``dead_letter_id_count`` is the number
+    of all refused ids.
     """
     theirs = {key: value for key, value in letter.attributes.items() if not key.startswith(PREFIX)}
     theirs = {key: value for key, value in theirs.items() if _is_accepted(key, value)}

@@ -1,4 +1,4 @@
-"""Recorded messages in files: payloads, each with a JSON file of its attributes, and dead letters."""
+"""Read recorded messages: a payload file with a JSON file of its attributes, or a dead letter in JSON."""
 
 from __future__ import annotations
 

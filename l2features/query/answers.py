@@ -1,6 +1,7 @@
 """Convert rows to JSON, Arrow and Parquet, column by column and without a Python object per value.
 
-For JSON, `column_texts` makes the texts of each column, and Arrow joins those of each row.
+For JSON, `column_texts` converts each column to texts, and Arrow joins the texts of each row. Up to
+`FEW_ROWS` rows are converted row by row.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def json_parts(
 ) -> Iterator[bytes | memoryview]:
     """Yield the parts of a compact JSON object {id: {attribute: value}}, each id once, in numeric order.
 
-    Attributes are in alphabetical order; absent attributes are left out. With ``status`` (n,), values of
-    `Status`, each id also has its ``status`` and, if ``reasons`` has the id, its ``reason``.
+    Attributes are in alphabetical order; absent attributes are left out. ``status`` (n,) holds values of
+    `Status`. If it is given, each id also has its ``status`` and, if ``reasons`` has the id, its ``reason``.
     """
     if not (rows.ids[1:] > rows.ids[:-1]).all():
         first = np.unique(rows.ids, return_index=True)[1]
@@ -114,7 +115,7 @@ def _many_objects(
 
 
 def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return a tuple: the index of each id's reason in the list, shape (n,), or -1; the list of reasons."""
+    """Return a tuple: each id's index in the list of reasons, (n,), -1 without a reason; that list."""
     if not reasons:
         return np.full(len(ids), -1), []
     known = np.array(sorted(reasons), dtype=np.uint64)
@@ -127,7 +128,8 @@ def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64
 def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
     """Return the schema of the tables of `arrow_table`.
 
-    The metadata of a field are its unit and description; those of the schema are the geometry and all units.
+    The field of each attribute has its unit and description as metadata. The schema's metadata has all
+    units and the resolution, voxel offset and chunk size of the data set.
     """
     attributes = tuple(sorted(set(names)))
     about = {

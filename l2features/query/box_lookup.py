@@ -85,9 +85,10 @@ class FoundNodes:
 
 
 class RegionReader(NamedTuple):
-    """Reads the nodes in a chunk or a box of a data set's table; ``most`` limits the nodes of an answer.
+    """Reads the nodes in a chunk or a box from a data set's table.
 
-    Methods raise StoreError if the store fails.
+    If more than ``most`` nodes are found, their number is returned without the nodes. Methods raise
+    StoreError if the store fails.
     """
 
     store: Store

@@ -21,8 +21,8 @@ class RowCache:
     """A set-associative cache of at least ``capacity`` rows by id. Thread-safe.
 
     A full set evicts its oldest row. A row is cached with the attributes that were read; a lookup of any
-    other attribute is a miss. Each set has `WAYS` slots. A slot that is used for the first time gets the next
-    free index in the arrays of rows, its place, and keeps it. So memory grows only as needed.
+    other attribute is a miss. Each set has `WAYS` slots. A slot's place is its index in the arrays of rows.
+    A slot gets its place when it is first used, so memory grows only as needed.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -47,7 +47,7 @@ class RowCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays in bytes, including unused places."""
+        """Size of the arrays in bytes, including unused rows."""
         rows = self._rows.features, self._rows.present, self._known
         return sum(array.nbytes for array in (self._ids, self._places, *rows, self._next))
 
@@ -74,8 +74,8 @@ class RowCache:
     def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
         """Cache rows of unique ids; ``names`` are the attributes that were read.
 
-        ``epoch`` is the cache's epoch before the read. If the cache was cleared since, nothing is cached.
-        Without ``epoch``, this is not checked.
+        ``epoch`` is the value of ``self.epoch`` before the rows were read. If the cache was cleared since,
+        nothing is cached. Without ``epoch``, this is not checked.
         """
         columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
@@ -99,7 +99,7 @@ class RowCache:
             known[places] = as_items(self._known.take(places, axis=0) | columns)
 
     def _take_places(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Return each slot's index in the arrays of rows, (n,). A slot without one gets the next free one."""
+        """Return each slot's index in the arrays of rows, (n,). A new slot gets the next free index."""
         empty = slots[self._places[slots] == 0]
         self._places[empty] = self._used + 1 + np.arange(len(empty))
         self._used += len(empty)
@@ -119,7 +119,7 @@ class RowCache:
     def _find(
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Return a tuple: whether each id is cached, shape (n,); its slot, or any slot of its set, (n,)."""
+        """Return a tuple: whether each id is cached, (n,); its slot, (n,), or some slot of its set if not."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
         slots = sets * WAYS + match.argmax(axis=1)
         return (self._ids.ravel()[slots] == ids) & (ids != 0), slots

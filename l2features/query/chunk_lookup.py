@@ -26,8 +26,8 @@ def read_chunk(
 ) -> ChunkRows:
     """Return the rows of a chunk, with an error if rows may be missing. Raises StoreError.
 
-    Rows of a chunk without a record come with a note instead of an error, because PCGL2Cache's tables have no
-    records of chunks.
+    If a chunk has rows but no chunk record, a note is returned instead of an error: in tables of PCGL2Cache,
+    which have no chunk records, this is normal.
     """
     chunk_id = geometry.chunk_id(chunk)
     ids = as_ids([chunk_id])

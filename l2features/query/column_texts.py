@@ -1,7 +1,8 @@
-"""The texts of a column of values in JSON, one per row.
+"""Convert a column of values to JSON texts, one text per row.
 
 orjson serializes a column as a whole, and the text is cut between rows. For a column of arrays of 16-bit
-numbers, the text of each number is looked up in a table instead. Only orjson holds the GIL.
+numbers, the text of each number is looked up in a table instead. Of all these steps, only the one by orjson
+holds the GIL.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _is_short(attribute: Attribute) -> bool:
 
 
 def warm_up() -> None:
-    """Make the tables of texts; otherwise, the first large answer does."""
+    """Make the tables that `member_texts` uses; otherwise, the first large answer has to wait for them."""
     for attribute in filter(_is_short, ATTRIBUTES):
         _short_texts(attribute.dtype, attribute.shape)
 
@@ -63,9 +64,9 @@ def warm_up() -> None:
 def _short_texts(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Any, npt.NDArray[np.int32]]:
     """Return a tuple: a table of texts; the index of the first text of each position, shape (prod(shape),).
 
-    The table has the JSON text of each 16-bit number at each position of an array of ``shape``, including
-    the brackets or comma there. The text of number x, viewed as uint16, is x entries after the first.
-    Joined, the texts of an array's numbers are a colon and the array as JSON.
+    For each position in an array of ``shape``, the table has one text per 16-bit number: the number as JSON,
+    with the brackets or comma next to it. The text of number x (viewed as uint16) is x entries after the
+    position's first text. The texts of an array's numbers, joined in order, are ``:`` and the array as JSON.
     """
     numbers = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     texts = texts_of(numbers, np.ones(len(numbers), dtype=bool))

@@ -151,7 +151,7 @@ class Reader:
         return rows
 
     def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:
-        """Change the status MISSING to FAILED for ids of failed chunks; return explanations by id."""
+        """Set MISSING ids of failed chunks to FAILED in ``status``; return why ids are FAILED or NOT_L2."""
         layout = self.geometry.layout
         other = ids[status == Status.NOT_L2]
         reasons = {}

@@ -22,8 +22,8 @@ class TableFile:
     """A Parquet or CSV file to which tables of one schema are appended.
 
     In a Parquet file, ``about`` becomes metadata, each value as JSON. In a CSV file, a vector has one column
-    per axis (``centroid_nm_x``), bounds have columns for their lower and upper ends
-    (``rep_bounds_nm_lower_x``), and the items of a list are joined by spaces.
+    per component (``centroid_nm_x``, ``extents_nm_1``). Bounds have columns for their lower and upper ends
+    (``rep_bounds_nm_lower_x``). The items of a list are joined by spaces.
     """
 
     def __init__(self, path: Path, suffix: str, about: Mapping[str, str]) -> None:

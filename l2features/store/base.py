@@ -1,4 +1,4 @@
-"""The interface of a store, in one protocol per kind of content, and the registry of stores."""
+"""The interface of a store, split into protocols such as `FeatureRows`, and the list of store types."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class ChunkLog(Protocol):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """Record a chunk's outcome and, for a data set without a graph, the segment of each node.
 
-        The new segments replace the chunk's earlier segments in the index of segments.
+        The table's index from segments to nodes is updated: the chunk's earlier segments are replaced.
         """
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
@@ -151,16 +151,16 @@ class ChunkLog(Protocol):
         """Return the state of each chunk, shape (n,); "" if it has no record."""
 
     def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether each chunk is done, but with missing or empty files, shape (n,)."""
+        """Return whether each chunk is done although segmentation files were missing or empty, shape (n,)."""
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
         """Map the failed chunks among ``chunk_ids`` to the reasons of their failure."""
 
     def coverage(self) -> Coverage:
-        """Count the chunks by state. If a store reads records in pages, the deadline holds for each page."""
+        """Count the chunks by state. If a store reads records in pages, each page has its own deadline."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """Return sums over all records; see `ChunkTotals`. The deadline applies to each page of records."""
+        """Return sums over all chunk records; see `ChunkTotals`. Each page read has its own deadline."""
 
     def segments(self, chunk_id: int) -> Ids | None:
         """Return a chunk's segments, as passed to `put_chunk`; None if no segments are recorded.
@@ -171,8 +171,8 @@ class ChunkLog(Protocol):
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         """Add 1 to the attempt count of each task in ``works`` on a chunk; return the new counts.
 
-        `clear_attempts` sets a count to 0. A count stays above 0 if an attempt kills or hangs its process.
-        The task ``""`` means the whole chunk; `put_chunk` clears the attempts at this task.
+        Callers clear a count when the attempt ends. After an attempt that kills or hangs its process, the
+        count stays. The task ``""`` means the whole chunk; `put_chunk` sets its count to 0.
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
@@ -180,15 +180,15 @@ class ChunkLog(Protocol):
 
 
 class RootCells(Protocol):
-    """Cells of roots: byte strings by root and name. A cell never changes until it is deleted."""
+    """Cells of roots: a cell is a byte string that is stored for a root under a name."""
 
     def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
         """Return cells by root and name; roots and names without a cell are left out."""
 
     def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
-        """Write cells by root and name (`CELL_NAME`) durably; other cells of a root remain.
+        """Write cells by root and name durably. They replace cells of the same name; other cells remain.
 
-        Raises ValueError for a value of more than `MOST_CELL_BYTES`.
+        Raises ValueError for a name that does not match `CELL_NAME`, or a value above `MOST_CELL_BYTES`.
         """
 
     def delete_root_cells(self, roots: Ids) -> None:
@@ -199,9 +199,9 @@ class SegmentIndex(Protocol):
     """The nodes of each segment of a data set without a graph."""
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return the lowest nodes of each segment, sorted, at most ``most`` + 1; leave out unknown segments.
+        """Return each segment's nodes, sorted: the ``most`` + 1 lowest ids. Unknown segments are left out.
 
-        The extra node shows that a segment has more than ``most`` nodes.
+        If a segment has ``most`` + 1 nodes in the result, it has more than ``most`` nodes.
         """
 
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
@@ -232,7 +232,7 @@ class TableNotes(Protocol):
         """Return the note of this name; None if the table has no such note."""
 
     def put_note(self, name: str, text: str) -> None:
-        """Write the note of this name (`NOTE_NAME`) in an existing table."""
+        """Write a note to an existing table. Raises ValueError for a name that does not match `NOTE_NAME`."""
 
 
 class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
@@ -271,11 +271,11 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
         """Check that the store can be reached and has the table."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """Return sums over all records; see `ChunkTotals`. Stores may override this with a faster method."""
+        """Return sums over all chunk records; see `ChunkTotals`. Stores may override this for speed."""
         return totals_of(self.chunk_records(), window, most_failed)
 
     def structure(self) -> Structure:
-        """Return a description of the table's storage, for messages; it may be empty."""
+        """Return a description of the table's storage and the problems found in it; both may be empty."""
         return Structure()
 
     @abstractmethod
@@ -313,14 +313,14 @@ def check_note_name(name: str) -> None:
 
 
 def store_form(url: str) -> str | None:
-    """Return the key in `STORES` of the kind of store at ``url``; None if no kind has such URLs."""
+    """Return the key in `STORES` whose URL pattern matches ``url``; None if no pattern matches."""
     return next((form for form, kind in STORES.items() if kind.urls.fullmatch(url)), None)
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """Open the table ``name`` of the store at ``url``, without I/O. The table need not exist yet.
 
-    The keys of `STORES` show the forms of ``url``. A call of the store fails after ``deadline_s`` seconds.
+    The keys of `STORES` show the forms of ``url``. ``deadline_s`` is the time limit of each call.
     Raises ConfigError for a malformed URL or name.
     """
     if not TABLE_NAME.fullmatch(name):
@@ -334,14 +334,14 @@ def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
 
 
 def register_store(form: str, pattern: str, place: str) -> None:
-    """Register a kind of store: data sets files and `open_store` then accept its URLs.
+    """Register a kind of store. `open_store` and the data sets file (YAML) then accept its URLs.
 
         register_store("memory://name", r"memory://[a-z]+", "my_stores:MemoryStore")
 
     Args:
         form: a URL of the store with placeholders, for messages.
         pattern: regular expression that the URLs of the store match.
-        place: the class, as ``module:name``: a `Store` whose constructor takes a URL, the name of a table,
-            and a deadline in seconds.
+        place: the store's class, as ``module:name``. It is a subclass of `Store`; its constructor takes a
+            URL, the name of a table, and a deadline in seconds.
     """
     STORES[form] = StoreKind(re.compile(pattern), place)

@@ -35,13 +35,13 @@ class ChunkTotals:
 
     Attributes:
         nodes, orphans, files: sums over done chunks.
-        uncounted: number of done chunks whose record has no file counts, from an older version.
+        uncounted: number of done chunks whose record has no file counts, such as those of older versions.
         chunks_missing_files: number of done chunks with missing or empty files.
-        saturated: by attribute, the number of nodes that have the stored type's maximum, in done chunks.
+        saturated: by attribute, how many nodes of done chunks have the maximum of the stored type.
         n_failed: number of failed chunks.
         failed: pairs (chunk id, reason) of the first ``most_failed`` failed chunks.
         newest: time of the newest record of a done chunk.
-        recent: the `Work` done in the ``window`` that ends with ``newest``, by interval (see `interval_of`).
+        recent: `Work` by interval (see `interval_of`), for the ``window`` that ends with ``newest``.
     """
 
     window: timedelta

@@ -1,4 +1,4 @@
-"""Stored forms that all stores share: of geometries, chunk records, segments and roots' cells.
+"""Encodings that all stores share, for geometries, chunk records, segments and root cells.
 
 A stored text names its format; a text without a format has format 1. Older formats are read. For a newer
 format, UnknownFormat is raised.
@@ -66,21 +66,21 @@ def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
 
 
 def chunk_content(record: ChunkRecord) -> dict[str, Any]:
-    """Return a record's fields other than chunk, state and time, for JSON; `chunk_record` reads them."""
+    """Return a record as a dict for JSON, without chunk id, state and time; see `chunk_record`."""
     files = record.files._asdict() if any(record.files) else {}
     content = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
     return {**content, "files": files, "saturated": dict(record.saturated)}
 
 
 def chunk_text(record: ChunkRecord) -> str:
-    """Return a record's fields other than chunk, state and time, with their format, as JSON."""
+    """Return a record as JSON, with a format number and without chunk id, state and time."""
     return json.dumps({"format": CHUNK_FORMAT, **chunk_content(record)}, separators=(",", ":"))
 
 
 def chunk_record(
     chunk_id: int, state: str, load: Callable[[], tuple[datetime, Any]], where: str
 ) -> ChunkRecord:
-    """Return the record of a chunk; ``load`` returns its time, and its content as in `chunk_content`.
+    """Return a chunk's record. ``load`` returns the record's time, and a dict like that of `chunk_content`.
 
     ``where`` names the table in messages. Raises UnknownFormat for a newer format, and StoreError for
     malformed content.

@@ -107,12 +107,12 @@ Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 def shown(time: datetime) -> str:
-    """Return a time in UTC as text for messages."""
+    """Return a time as text for messages, converted to UTC."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class LastAudit(BaseModel):
-    """Result of the last audit of the whole grid, which compares the graph's nodes with the table's rows."""
+    """Result of the last audit of the whole grid. An audit compares the graph's nodes with a table's rows."""
 
     time: Time = Field(description="When the audit ended.")
     complete: bool = Field(

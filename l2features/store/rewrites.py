@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Rewrites(BaseModel):
-    """Note in a table: its generation, and until when jobs may be replacing rows."""
+    """Note with the table's generation, and with the time until which jobs may be replacing rows."""
 
     generation: UUID = Field(description="Random id that changes whenever rows are replaced.")
     until: Time = Field(description="End of the window in which jobs may be replacing rows.")
@@ -41,8 +41,9 @@ class Rewrites(BaseModel):
 def read_generation(notes: TableNotes) -> bytes | None:
     """Return the table's generation, 16 bytes that change whenever rows are replaced; zeros at first.
 
-    Returns None while a job may be replacing rows, and if the note is malformed; the next job then replaces
-    the note. Raises StoreError if the store fails, and NewerNote for a note of a newer format.
+    Returns None while a job may be replacing rows. Also returns None if the `Rewrites` note is malformed; the
+    next job that replaces rows overwrites such a note. Raises StoreError if the store fails, and NewerNote
+    for a note of a newer format.
     """
     try:
         note = read_note(notes, NOTE, Rewrites)
@@ -75,7 +76,7 @@ class Rewriting:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Keep the window open while the block writes rows. Raises StoreError."""
+        """Open the window for the block. Renew it, if due, before and after the block. Raises StoreError."""
         self._renew()
         yield
         self._renew()
@@ -89,7 +90,7 @@ class Rewriting:
 
 
 def _put(notes: TableNotes, seconds: float) -> None:
-    """Give the table a new generation, and a window that ends in ``seconds``.
+    """Write the `Rewrites` note: a new generation, and a window that ends in ``seconds``.
 
     Raises NewerNote if a newer version of l2features wrote the note.
     """

@@ -46,9 +46,9 @@ def start_index(store: Store) -> None:
 def build_index(store: Store, geometry: Geometry) -> Iterator[int]:
     """Index the segments of all recorded chunks, `SHARD_CHUNKS` chunks of the grid at a time.
 
-    Yields the number of finished chunks of the grid, once at the start and then after each shard. It includes
-    the chunks of earlier runs: the progress is recorded after each shard, so an interrupted run can be
-    resumed. Until the index is complete, no chunk may be ingested from a changed segmentation.
+    Yields the number of finished chunks of the grid, once at the start and then after each such shard. The
+    progress is recorded after each shard. A new run resumes an interrupted one, and counts its chunks too.
+    Until the index is complete, no chunk may be ingested from a changed segmentation.
     """
     state, box = index_state(store), whole_box(geometry.grid)
     first = len(box) if state.complete else state.chunks

@@ -87,7 +87,7 @@ class AuthServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def behave(self, behaviour: str | int) -> None:
-        """Change the behaviour from now on; requests that hang are dropped."""
+        """Change the behaviour from now on. Hanging requests are dropped; hanging TLS handshakes proceed."""
         self.released.set()
         self.behaviour, self.released = behaviour, threading.Event()
 
@@ -100,7 +100,7 @@ class AuthServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def taken_calls(self) -> list[str]:
-        """Return the calls received since the last use of this method."""
+        """Return the requests answered since the last use of this method, one line each."""
         calls, self.calls = self.calls, []
         return calls
 

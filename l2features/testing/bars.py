@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass
 class Bar:
-    """A measured figure and its bar: a minimum or, with ``most``, a maximum; None for no limit."""
+    """A measured figure and its limit ``bar``: a maximum if ``most``, else a minimum. None means no limit."""
 
     name: str
     value: float

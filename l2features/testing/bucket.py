@@ -1,4 +1,4 @@
-"""A fake bucket of Cloud Storage, served over HTTP, whose files can be read."""
+"""A fake, read-only bucket of Cloud Storage, served over HTTP."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ FOREVER = "2099-01-01T00:00:00.000000"
 class CaveDeployment:
     """The services of one data stack, on a free port of loopback. Use `stop` at the end.
 
-    ``neurons`` maps roots to the L2 ids that the graph server returns as their leaves. If
-    ``neurons`` is empty, the data stack's ``local_server`` is the tested server ``l2cache``, otherwise this
-    deployment.
+    ``neurons`` maps roots to the L2 ids that the graph server returns as their leaves.
+    With neurons, the data stack's ``local_server`` is this deployment. Without neurons, it is ``l2cache``,
+    the URL of the tested server.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ class EmDataset:
         return self.crops[self.chunks.index(chunk) % len(self.crops)]
 
     def parents(self, chunk: Chunk) -> Ids:
-        """Return the node, before any edit, of each supervoxel of a chunk: index i is supervoxel i + 1."""
+        """Return the L2 ids, before any edit, of a chunk's supervoxels; index i is for supervoxel i + 1."""
         return np.uint64(self.geometry.chunk_id(chunk)) + self.crop(chunk).nodes.astype(np.uint64)
 
     def new_node(self, chunk: Chunk, supervoxels: np.ndarray) -> int:
@@ -151,7 +151,7 @@ def cut_into_blocks(labels: np.ndarray) -> Crop:
 def make_dataset(
     folder: Path, crops: list[Crop], grid: Triple, progress: Callable[[int], object] = lambda _: None
 ) -> EmDataset:
-    """Write a segmentation, a data sets file, an empty table of features and an empty table of the graph."""
+    """Write a segmentation, a data sets file, an empty table of features and a graph table without nodes."""
     size: Triple = crops[0].voxels.shape  # type: ignore[assignment]
     bounds: Any = tuple(n * step for n, step in zip(grid, size, strict=True))
     dataset = EmDataset(
@@ -201,7 +201,7 @@ def _create_graph(geometry: Geometry, cv_path: str) -> None:
 
 
 def write_children(children: Mapping[int, Ids]) -> None:
-    """Write rows of nodes to the graph's table, in the form of PyChunkedGraph 2."""
+    """Write the children of nodes to the graph's table, in the form of PyChunkedGraph 2."""
     import zstandard
 
     compressor = zstandard.ZstdCompressor()
@@ -211,7 +211,7 @@ def write_children(children: Mapping[int, Ids]) -> None:
 
 
 def write_parents(dataset: EmDataset, chunk: Chunk) -> None:
-    """Write rows of a chunk's supervoxels to the graph's table, with their current nodes."""
+    """Write the current parent (the L2 id) of each supervoxel of a chunk to the graph's table."""
     parents = dataset.parents(chunk)
     first = np.uint64(LAYOUT.chunk_id(*chunk, layer=1))
     ours = np.uint64(dataset.geometry.chunk_id(chunk))
@@ -238,7 +238,7 @@ def _write(column: str, ids: Ids, cells: Iterator[bytes]) -> None:
 
 
 class Editor:
-    """Makes splits and merges, of nodes that no earlier edit used; when all are used, it starts over."""
+    """Splits and merges nodes that no earlier edit used; reuses a chunk's nodes when too few are left."""
 
     def __init__(self, dataset: EmDataset, seed: int = 0) -> None:
         self.dataset, self.random = dataset, np.random.default_rng(seed)
@@ -255,7 +255,7 @@ class Editor:
         return [self.dataset.new_node(chunk, np.concatenate(self._take(chunk, 2)))]
 
     def _take(self, chunk: Chunk, n: int) -> list[np.ndarray]:
-        """Return the supervoxel numbers of n nodes that no edit used; start over when all are used."""
+        """Return the supervoxel numbers of n unused nodes; if fewer are left, reuse the chunk's nodes."""
         if len(self._left.get(chunk, ())) < n:
             large = [s for s in self.dataset.crop(chunk).supervoxels() if len(s) >= LEAST_SUPERVOXELS]
             self._left[chunk] = [large[i] for i in self.random.permutation(len(large))]

@@ -125,7 +125,7 @@ def roots_by_node(found: NodeRoots) -> dict[int, int]:
 
 
 def boxes_of(geometry: Geometry, random: np.random.Generator, step: int) -> list[ChunkBox]:
-    """Return boxes that cover the grid once: cut at multiples of ``step``, or anywhere if ``step`` is 0."""
+    """Cut the grid into boxes at multiples of ``step``; 0 cuts at random and lets boxes exceed the grid."""
     cuts = []
     for n in geometry.grid:
         inner = np.arange(step, n, step) if step else random.permutation(n)[: n // 2]

@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def write_layer(watershed: Path, folder: Path) -> dict[str, Any]:
-    """Write the recorded supervoxels as a precomputed layer; return the info to serve."""
+    """Write the recorded supervoxels as a precomputed layer; return the info of a graph over this layer."""
     from cloudvolume import CloudVolume
 
     recorded = np.load(watershed)

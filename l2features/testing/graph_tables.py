@@ -33,13 +33,13 @@ def put_rows(rows: Mapping[bytes, Mapping[bytes, bytes]]) -> str:
 
 
 def meta_table(watershed: str | None = "", mip: int = 0, custom: dict[str, object] | None = None) -> str:
-    """Create a table of PyChunkedGraph 2; return its URL."""
+    """Create a PyChunkedGraph 2 table that has only metadata; return its URL."""
     meta = graph_meta(GEOMETRY, "g", 3, watershed or "", mip, custom)
     return put_rows({b"meta": {b"meta": meta}})
 
 
 def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
-    """Create a table of PyChunkedGraph 1, optionally with its segmentation's info; return the table's URL."""
+    """Create a PyChunkedGraph 1 table of metadata, with a segmentation's ``info`` if any; return its URL."""
     cells = {
         b"chunk_size": np.array(GEOMETRY.chunk_size, "<u8").tobytes(),
         b"fan_out": (2).to_bytes(8, "little"),
@@ -51,7 +51,7 @@ def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
 
 
 def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolume:
-    """Write a layer of two scales: 8 x 8 nm with label 1; 16 x 16 nm, ``size`` voxels, with label 2."""
+    """Write a layer with label 1 at 8 x 8 x 40 nm, and label 2 at 16 x 16 x 40 nm (``size`` voxels)."""
     x, y, z = size
     info = CloudVolume.create_new_info(
         num_channels=1,

@@ -170,6 +170,6 @@ def edit_info(folder: Path, **changes: Any) -> None:
 
 
 def open_volume(dataset: Dataset) -> Volume:
-    """Open the segmentation of a data set, after checks against its graph."""
+    """Open a data set's segmentation. Raises ConfigError if the segmentation contradicts the graph."""
     with closing(open_source(dataset)) as source:
         return source.volume

@@ -42,8 +42,8 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
 def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
     """Return each voxel's distance to the nearest voxel of another label, in whole nm; 0 for label 0.
 
-    Squared distances are float32 and exact below 2^24: the unit of length divides all three resolutions, so
-    the squares are integers.
+    Lengths are counted in the largest unit that divides all three resolutions. Squared distances are then
+    integers, and float32 is exact for those below 2^24. Distances are rounded down.
     """
     exact = [Fraction(str(float(r))) for r in resolution]
     below = math.lcm(*(r.denominator for r in exact))
@@ -133,7 +133,7 @@ def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_equal(rows: np.ndarray, expected: np.ndarray) -> None:
-    """Raise AssertionError unless rows are equal; principal axes may differ within their precision."""
+    """Assert that rows are equal. Principal axes may differ slightly, or freely if not `has_clear_axes`."""
     assert rows.dtype == expected.dtype
     for name in FEATURES.names or ():
         if name not in ("pca", "pca_val"):
@@ -146,7 +146,7 @@ def check_equal(rows: np.ndarray, expected: np.ndarray) -> None:
 
 
 def has_clear_axes(values: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Return whether principal axes and their signs are well defined, shape (n,)."""
+    """Return whether axes (n, 3, 3) with singular values (n, 3) have clear directions and signs, (n,)."""
     apart = np.all(np.abs(np.diff(values, axis=1)) > 0.02 * values[:, :1], axis=1) & (values[:, 2] > 0)
     entries = np.sort(np.abs(axes.astype(np.float64)), axis=2)
     return apart & np.all(entries[:, :, 2] - entries[:, :, 1] > 4e-3, axis=1)
@@ -170,7 +170,7 @@ def make_blobs(random: np.random.Generator, shape: tuple[int, int, int], n: int)
 
 
 def write_golden() -> None:
-    """Write the golden chunk of the project: ``python -m l2features.testing.oracle``."""
+    """Write golden.npz, a chunk with its expected features: ``python -m l2features.testing.oracle``."""
     volume = make_blobs(np.random.default_rng(0), (48, 40, 32), 24)
     volume[10, 3:30, 5] = 77
     volume[0, 0, 0] = volume[-1, -1, -1] = 78

@@ -1,9 +1,10 @@
-"""The graph server of `l2features.local.cave` as a process or in threads, over graphs in a Bigtable emulator.
+"""The graph server of `l2features.local.cave`, for tests. Its graphs are in a Bigtable emulator.
 
     python -m l2features.testing.pcg_server PORT LAYER_FOLDER graph_v2.json.gz watershed_v2.npz
 
-serves a recorded graph, from the emulator at $BIGTABLE_EMULATOR_HOST or else from one that it starts. It
-writes the layer to LAYER_FOLDER/TABLE/ws. Each further pair of files is one more graph.
+serves a recorded graph. The graph is loaded into the emulator at $BIGTABLE_EMULATOR_HOST; without this
+variable, the command starts an emulator. The graph's supervoxels are written as a precomputed layer to
+LAYER_FOLDER/TABLE/ws. Each further pair of files is one more graph.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def write_layer(watershed: Path, folder: Path) -> None:
 
 
 def load_recorded(dump: Path, watershed: Path, layers: Path) -> dict[str, Pcg]:
-    """Load a recorded graph into the emulator, and its layer into ``layers``; return the graph by name."""
+    """Load a recorded graph into the emulator; write its layer under ``layers``. Return {table: graph}."""
     from google.cloud.bigtable.data.mutations import RowMutationEntry, SetCell
 
     content = json.loads(gzip.decompress(dump.read_bytes()))
@@ -127,7 +128,7 @@ def served_at(table: str, watershed: str) -> Pcg:
 
 
 def main(port: str, folder: str, *files: str) -> None:
-    """Serve until the process is stopped; ``files`` are a dump and a watershed of each graph."""
+    """Serve until the process is stopped. ``files`` are pairs: a graph's dump, and its watershed."""
     if Emulator.program.variable not in os.environ:
         os.environ[Emulator.program.variable] = TiedEmulator().host
     graphs: dict[str, Pcg] = {}

@@ -37,9 +37,10 @@ def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Ed
 
 
 def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: int, ms: int) -> Edit:
-    """Return a random merge or split of objects, in the chunk ``chunk_id`` and in up to two other chunks.
+    """Merge or split random objects of ``graph``, and return the edit.
 
-    The edit makes 1 to 6 nodes. Raises ValueError if nothing in ``chunk_id`` can be merged or split.
+    The edit makes 1 to 6 nodes, in the chunk ``chunk_id`` and in up to two other chunks. Raises ValueError if
+    nothing in ``chunk_id`` can be merged or split.
     """
     nodes = graph.valid(chunk_id)
     divisible = [node for node in nodes if len(graph.children[node]) > 1]
@@ -52,7 +53,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
 
 
 def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int]) -> list[tuple[int, int]]:
-    """Return pairs of nodes of two objects to merge, one pair per chunk. The first pair is from ``nodes``."""
+    """Choose two objects to merge; return a pair of their nodes per chunk, first the pair from ``nodes``."""
     one = int(random.choice(nodes))
     other = int(random.choice([node for node in nodes if graph.roots[node] != graph.roots[one]]))
     sides = [{graph.chunk_id(n): n for n in sorted(graph.nodes[graph.roots[node]])} for node in (one, other)]

@@ -1,4 +1,4 @@
-"""Reference implementation, value by value: decode the cells of rows, and return rows as clients get them."""
+"""Reference implementation of reads: decode cells, convert rows to what clients receive, value by value."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ def nodes_of(config: Path) -> Ids:
 
 
 class Server:
-    """A server of the data sets file ``config`` on loopback, by default on a free port.
+    """Serves the data sets in the file ``config`` on loopback, by default on a free port.
 
     The constructor waits until the server answers. The server has one process and no authentication, unless
-    the additional variables ``env`` change that. Output goes to ``log_file``, by default a new file beside
-    the data sets file. Use the server in ``with``, or `stop` it.
+    the additional environment variables ``env`` change that. Output goes to ``log_file``, by default a new
+    file beside the data sets file. Use the server in ``with``, or `stop` it.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A synthetic proofread data set: a segmentation of supervoxels, a graph, edits, and the expected rows.
 
-No service is needed: a graph's table is a list of `Cell`s, and an `Edit` has its cells and its message; the
-caller writes cells and publishes messages. The same seed produces the same data set. The voxels of
-a node need not be connected.
+No service is needed: a graph's table is a list of `Cell`s. An `Edit` has the cells that it adds to the table,
+and makes its message; the caller writes the cells and publishes the message. The same seed produces the same
+data set. The voxels of a node need not be connected.
 """
 
 from __future__ import annotations
@@ -185,8 +185,9 @@ class ProofreadGraph:
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
         """Split an object in two.
 
-        ``parts`` maps each divided node to the supervoxels of its two new nodes. Of the other nodes, those
-        with a chunk id below that of the first node in ``parts`` go to the first new object.
+        ``parts`` maps each divided node to the supervoxels of its two new nodes, one for each new object. A
+        node that is not divided goes to the first new object if its chunk id is below that of the first node
+        in ``parts``, else to the second.
         """
         (old,) = {self.roots[node] for node in parts}
         cut = self.chunk_id(next(iter(parts)))
@@ -227,7 +228,7 @@ class ProofreadGraph:
     def _replace(
         self, old: Sequence[int], parts: Sequence[Ids], roots: Sequence[int], ms: int
     ) -> list[tuple[int, list[Cell]]]:
-        """Replace a chunk's nodes ``old`` by one node for each of ``parts``; return each with its cells."""
+        """Replace a chunk's nodes ``old`` by a new node for each of ``parts``; return new ids with cells."""
         chunk_id = self.chunk_id(old[0])
         for node in old:
             self.nodes[self.roots.pop(node)].discard(node)

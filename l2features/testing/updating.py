@@ -46,7 +46,7 @@ STOP_S, START_S, PUBLISH_S = 60.0, 120.0, 60.0
 
 @contextlib.contextmanager
 def emulators() -> Iterator[None]:
-    """Run emulators of Bigtable and Pub/Sub during the block, and set their variables in the environment.
+    """Run emulators during the block; set BIGTABLE_EMULATOR_HOST and PUBSUB_EMULATOR_HOST to their addresses.
 
     SIGTERM then acts like Ctrl-C, so that this process cleans up.
     """
@@ -133,7 +133,7 @@ class EmUpdater(NamedTuple):
 
 @contextlib.contextmanager
 def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
-    """Run emulators, and an updater of a new data set of four EM chunks; all files are in one folder."""
+    """Run emulators, and an updater of a new data set of four EM chunks, with files in a temporary folder."""
     with tempfile.TemporaryDirectory() as name, emulators():
         folder = Path(name).resolve()
         crops = make_crops(read_labels(shared, CHUNK_SIZE[2]), CHUNK_SIZE, 4)
@@ -168,7 +168,7 @@ def wait_for_rows(
 def warm_up(
     dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
 ) -> None:
-    """Publish ``n`` edits, each after the previous one is applied, so that the updater opens the data set."""
+    """Make the updater open the data set: publish ``n`` edits one by one, and wait for the rows of each."""
     editor = Editor(dataset, seed=1)
     for number in range(n):
         ids = editor.split(chunks[number % len(chunks)])

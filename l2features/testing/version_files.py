@@ -1,4 +1,4 @@
-"""Write versions from arrays, and read all rows of a version in the simplest way."""
+"""Write versions (frozen data sets) from arrays, and read a version's rows from whole files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class NodeRows:
 
 @dataclass
 class VersionWriter:
-    """Writes versions in up to ``parts`` files per `Layout`; row groups have ``group_rows`` rows."""
+    """Writes versions: up to ``parts`` Parquet files per `Layout`, in row groups of ``group_rows`` rows."""
 
     folder: Folder
     geometry: Geometry
@@ -180,7 +180,7 @@ ABOUT = {
 
 
 def visible_rows(folder: Folder, manifest: Manifest, layout: Layout) -> list[dict[str, Any]]:
-    """Return all rows of a version, sorted by the ids of the layout; each file is read as a whole."""
+    """Return a version's rows in a layout, sorted by L2 id ("by_node") or else by root id and L2 id."""
     rows = _visible(folder, manifest, layout)
     keys = (L2_ID,) if layout == "by_node" else (ROOT_ID, L2_ID)
     return sorted(rows, key=lambda row: tuple(row.get(key) for key in keys))

@@ -23,7 +23,7 @@ class MessageResult(NamedTuple):
 
     Attributes:
         published: publication time in seconds since 1970; 0 if unknown.
-        letter: the dead letter of a refused message; None once it is written.
+        letter: the dead letter of a refused message until it is written; else None.
         reasons: the reason codes of a refused message.
     """
 

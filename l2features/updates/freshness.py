@@ -1,6 +1,6 @@
 """Freshness of a table: its newest applied operation, and the lag and backlog of its updaters.
 
-Each updater writes these figures to the table's note `updates` (`l2features.updates.recorder`).
+Each updater writes these figures to `updates`, a note (named text) of the table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Lag(BaseModel):
 
 
 class Backlog(BaseModel):
-    """Messages of all data sets that an updater has leased but not finished."""
+    """Messages that an updater has leased but not finished, for all of its data sets."""
 
     messages: int = Field(description="Number of messages.")
     oldest: Time | None = Field(description="When the oldest message was published, if known.")

@@ -1,8 +1,8 @@
-"""The last hours of a table's updates: an entry per minute, in the table's note `update_history`.
+"""The last hours of a table's updates, with one entry per minute.
 
-Each updater adds its figures of the last minute. If several updaters write in the same minute, their messages
-and backlogs are summed, and the lag is that of the slowest updater. If two updaters write at the same moment,
-the figures of one may be lost.
+The entries are in `update_history`, a note (named text) of the table. Each updater adds its figures of the
+last minute. If several updaters write in the same minute, their messages and backlogs are summed, and the
+lag is that of the slowest updater. If two updaters write at the same moment, the figures of one may be lost.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class UpdateHistory(BaseModel):
 
 
 class Pending:
-    """Figures of one updater since its last entry, written at ``written`` (seconds since 1970)."""
+    """Figures of one updater since its last entry. The argument is that entry's time (seconds since 1970)."""
 
     def __init__(self, written: float = 0.0) -> None:
         self.written = int(written // MINUTE_S)
@@ -88,7 +88,7 @@ class Pending:
         return int(now // MINUTE_S) != self.written
 
     def added_to(self, kept: UpdateHistory | None, backlog: int | None, now: float) -> UpdateHistory:
-        """Return the history ``kept`` with these figures and ``backlog`` in the entry for the current minute.
+        """Return ``kept`` with one more entry, for the current minute: these figures and ``backlog``.
 
         If ``kept`` already has an entry for this minute, the two are combined. If ``kept`` is None, a new
         history begins.

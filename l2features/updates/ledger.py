@@ -95,7 +95,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return a report for each part that has none. It refuses the message, as the part's result was lost."""
+    """Return a report for each part that has none: the part's result was lost, so the message is refused."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)
@@ -108,7 +108,7 @@ def _bits(parts: Iterable[int]) -> bytes:
 
 # ------------------------------------------------------------------ plain values
 def plain_member(member: Member) -> Plain:
-    """Return a `Member` as a plain value; `member_of` is the inverse."""
+    """Return a `Member` as a tuple of built-in types; `member_of` is the inverse."""
     return member.key, to_bytes(member.ids), member.part, member.published
 
 

@@ -1,8 +1,8 @@
 """Attempts at messages, counted in the store before they begin, to find messages that kill their process.
 
-A Beam runner repeats work whose process died, and does not tell how often. So an attempt is counted before
+A Beam runner repeats work whose process died, and does not report how often. So an attempt is counted before
 it begins, and the count is cleared when it ends. A message with too many counted attempts is computed alone.
-After too many counted attempts alone, the message is given up.
+If it then has too many counted attempts alone, it becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Attempts:
         self._counts: dict[str, int] = {}
 
     def begin(self) -> tuple[list[Member], list[Member]]:
-        """Count an attempt at each member.
+        """Count an attempt to compute each member (part of a message).
 
         Returns a tuple: the members to compute together; the members with more than `ATTEMPTS` attempts, to
         compute alone. Raises StoreError.
@@ -40,14 +40,14 @@ class Attempts:
         return together, [member for member in self.members if self._counts[_work(member)] > ATTEMPTS]
 
     def begin_alone(self, member: Member) -> bool:
-        """Count an attempt at a member alone; return False if the member is given up. Raises StoreError."""
+        """Count an attempt to compute a member alone; return False after too many. Raises StoreError."""
         work = _ALONE + _work(member)
         if work not in self._counts:
             [self._counts[work]] = self.store.count_attempts(self.chunk_id, [work])
         return self._counts[work] <= ATTEMPTS
 
     def end(self, members: Sequence[Member]) -> None:
-        """Clear the attempts at members whose computation ended. Raises StoreError."""
+        """Clear the attempt counts of members whose computation ended. Raises StoreError."""
         works = {_work(member): None for member in members}
         self.store.clear_attempts(self.chunk_id, [*works, *(_ALONE + work for work in works)])
 

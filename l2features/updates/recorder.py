@@ -1,4 +1,4 @@
-"""Records the freshness of tables, in a note of each table, while a process applies messages.
+"""Records how fresh each table is, in a note (a named JSON text) of the table, while messages are applied.
 
 A process has one `Recorder`, which collects figures: message counts, lag, backlog, and newest operation. A
 `Flusher` writes the figures in a thread::
@@ -144,9 +144,9 @@ class Recorder:
                     figures.changed = True
 
     def flush(self, now: float | None = None, final: bool = False) -> None:
-        """Write the figures that are due; with ``final``, all figures. Errors are logged.
+        """Write the data sets' figures that are due; with ``final``, all figures. Errors are logged.
 
-        Changed figures are due `WRITE_S` seconds after the last attempt to write them, others after
+        Changed figures are due `WRITE_S` seconds after the last attempt to write them; unchanged ones, after
         `ALIVE_S`. After `FLUSH_S` seconds, a call starts no further write. If another call is writing, this
         call returns at once; with ``final``, it waits.
         """
@@ -247,7 +247,7 @@ class Flusher:
         self._wake.set()
 
     def finish(self, timeout_s: float = FINISH_S) -> bool:
-        """Let the thread write all figures; return whether it finished in time."""
+        """Let the thread write all figures; return False if this takes longer than ``timeout_s`` seconds."""
         self._written.clear()
         self._final = True
         self._wake.set()

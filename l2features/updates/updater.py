@@ -1,8 +1,8 @@
 """The updater: decodes messages, divides them into parts by chunk, computes and writes the rows.
 
-The nodes of a chunk are computed together, even if several messages name them. The outcomes of its ids decide
-whether a message is done, is retried, or becomes a dead letter. A row depends only on its id, so messages may
-be repeated and in any order.
+The nodes of a chunk are computed together, even if several messages name them. A message is done, is retried,
+or becomes a dead letter, depending on the outcomes of its ids. A row depends only on its id, so messages may
+arrive more than once and in any order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Computed:
-    """Rows to write for members (parts of messages) in a chunk, and the outcomes of ids without rows.
+    """Rows to write for members (parts of messages) in a chunk, and the outcomes of the other ids.
 
     ``error`` is why the computation stopped, or why files of the chunk could not be read (HTTP 403).
     """
@@ -58,7 +58,7 @@ class Update:
         recompute: also compute and write nodes whose rows exist.
         attempts: maximum attempts at a call, with exponential backoff from ``pause_s`` seconds.
         repeat_s: if a message is younger than this, in seconds, a transient error is raised after the last
-            attempt, so that the runner repeats the call. All other errors become outcomes.
+            attempt, so that the Beam runner repeats the call. All other errors become outcomes.
         counted: count attempts in the store, and give up messages that kill or hang their process.
         geometries: result of `read_geometries`.
     """
@@ -123,8 +123,8 @@ class Updater(OpenDatasets):
         """Compute the features of a chunk's nodes for members, which are parts of messages.
 
         After an error that a single message may have caused, each member is computed alone. Errors become
-        outcomes. Only a transient error of a message younger than `Update.repeat_s` is raised, after the
-        batch's computed rows are written.
+        outcomes. Only a transient error of a message younger than `Update.repeat_s` is raised; rows that
+        were computed in the same batch are written first.
         """
         for batch in batches(members):
             if self.update.counted:
@@ -133,7 +133,7 @@ class Updater(OpenDatasets):
                 yield from self._checked(self._tried(place, batch))
 
     def _counted(self, place: DatasetChunk, batch: Sequence[Member]) -> Iterator[Computed]:
-        """Compute a batch, with attempts counted before they begin."""
+        """Count an attempt at each member, then compute the batch; members with too many attempts alone."""
         try:
             chunk_id = self.geometry(place.dataset).chunk_id(place.chunk)
             attempts = Attempts(self.store(place.dataset), chunk_id, batch)
@@ -152,7 +152,7 @@ class Updater(OpenDatasets):
             self._end(place, attempts, batch)
 
     def _alone(self, place: DatasetChunk, member: Member, attempts: Attempts) -> list[Computed]:
-        """Compute a member alone, because processes died that computed it together with others."""
+        """Compute a member alone, after too many attempts in a batch; give it up after too many alone."""
         try:
             begun = self._retries.call(place.dataset, attempts.begin_alone, member)
         except Exception as error:
@@ -170,9 +170,9 @@ class Updater(OpenDatasets):
             logger.warning("chunk %s: cannot reset its counts of compute attempts: %s", place.chunk, error)
 
     def _tried(self, place: DatasetChunk, batch: Sequence[Member]) -> list[Computed]:
-        """Compute a batch as a whole or, after an error that a single message may have caused, by member.
+        """Compute a batch as a whole. If one message may have caused an error, compute each member alone.
 
-        Members that are left after `MEMBERS_S` are not computed, and get the error of the whole batch.
+        Members that are left after `MEMBERS_S` seconds are not computed, and get the error of the batch.
         """
         try:
             return [self._retries.call(place.dataset, self._compute, place, batch)]

@@ -98,13 +98,13 @@ def root_schema() -> Any:
 
 @cache
 def retired_schema() -> Any:
-    """Return the Arrow schema of the file ``retired``."""
+    """Return the Arrow schema of the file ``retired``: roots whose rows in older files are not valid."""
     return pa.schema([_id(ROOT_ID, "root whose rows in older layers do not belong to the version")])
 
 
 @cache
 def missing_schema() -> Any:
-    """Return the Arrow schema of the files ``missing_nodes``."""
+    """Return the Arrow schema of the files ``missing_nodes``: nodes whose features are not computed."""
     return pa.schema([_id(ROOT_ID, "root of the node"), _id(L2_ID, "node whose features are not computed")])
 
 

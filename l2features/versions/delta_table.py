@@ -32,7 +32,7 @@ def check_delta(base: int | None) -> None:
 
 
 def commit_version(folder: Folder, manifest: Manifest) -> None:
-    """Commit a fresh version to its folder's Delta table, unless its job did already. Raises VersionError."""
+    """Commit a fresh version to the Delta table, unless its job made the last commit. Raises VersionError."""
     import deltalake
     from deltalake.exceptions import DeltaError
     from deltalake.transaction import create_table_with_add_actions

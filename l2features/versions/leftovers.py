@@ -17,7 +17,7 @@ _OURS = re.compile(r"work|part-\d{5}-\d{3}\.parquet|\.(part-|retired|plan|manife
 def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
     """Return the paths in a version's folder that jobs left, and that the version does not need.
 
-    A path is included if jobs use its name and it is not the manifest, the plan or a file of the version.
+    These are the paths with names that jobs use, except the manifest, the plan and the version's own files.
     """
     own = folder_name(manifest.number)
     known = {file.path for file in manifest.layers[-1].files}

@@ -1,4 +1,4 @@
-"""Rows of a version by root or node ids, read from the few row groups that can have them."""
+"""Lookups of a version's rows by root or node id; they read only row groups that can contain the ids."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ Names = Sequence[str] | None
 
 
 class FoundRows(NamedTuple):
-    """Rows of a version, sorted by id; those of `nodes_of` by root, then node. Id columns are uint64.
+    """A table with rows of a version, sorted by id. Id columns are uint64.
 
+    The rows of `nodes_of` are sorted by root id, then by node id.
     ``row_groups`` is the number of row groups that were read.
     """
 
@@ -39,9 +40,10 @@ class FoundRows(NamedTuple):
 
 
 class KeyRanges(NamedTuple):
-    """A layer's files of one layout (such as ``by_root``); the smallest and largest key of each, (files,).
+    """The files of one layout (such as ``by_root``) in one layer, with the range of keys of each file.
 
-    The key is the column by which the rows of the layout are sorted first (`KEYS`).
+    The key is the column by which the rows are sorted first (`KEYS`). ``low`` and ``high`` (files,) are the
+    smallest and largest key of each file.
     """
 
     files: Sequence[VersionFile]
@@ -89,7 +91,7 @@ class VersionReader:
         """Return the nodes of roots, sorted by root and node. `node_columns` explains ``names``.
 
         At most the first ``limit`` rows are returned. Roots that are not in the version have no rows. Raises
-        VersionTimeout after ``until`` (`time.monotonic`).
+        VersionTimeout if the lookup is still reading when `time.monotonic` passes ``until``.
         """
         return self._found("by_root", roots, node_columns(names), limit, until)
 
@@ -156,8 +158,8 @@ class VersionReader:
     def _pieces(self, layout: Layout, keys: Int64s, until: float) -> tuple[list[Piece], int]:
         """Return a tuple: the row groups that may have these keys, sorted by smallest key; a count.
 
-        The count is the number of row groups that the search itself read: those of files that list retired
-        roots (roots whose rows in older layers do not belong to the version).
+        To find them, this reads the files that list retired roots. Rows of these roots in older layers do not
+        belong to the version. The count is the number of row groups read from these files.
         """
         candidates, read = list[tuple[int, VersionFile, Int64s]](), 0
         for layer, bounds in enumerate(self._bounds[layout]):
@@ -182,7 +184,7 @@ class VersionReader:
     def _read(
         self, pieces: Sequence[Piece], columns: Sequence[str], key: str, until: float
     ) -> Iterator[tuple[Any, int | None]]:
-        """Yield the wanted rows of each piece, and the smallest key of the next piece (None at the last)."""
+        """Yield the wanted rows of each piece (row group), and the next piece's smallest key (or None)."""
         thens = [*(piece.low for piece in pieces[1:]), None]
         for first in range(0, len(pieces), WORKERS):
             _check_time(until)
@@ -201,7 +203,7 @@ class VersionReader:
         return _filtered(table, wanted)
 
     def _retired(self, layer: int) -> tuple[list[Int64s], int]:
-        """Return a tuple: the sorted roots that later layers retired, an array per file; row groups read."""
+        """Return roots retired by later layers, a sorted array per file, and the count of row groups read."""
         found = [self.files.retired(file) for file in self.manifest.removing(layer)]
         return [roots for roots, _ in found], sum(read for _, read in found)
 
@@ -279,9 +281,9 @@ def _sorted(table: Any, layout: Layout) -> Any:
 def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> bool:
     """Return whether ``tables`` have the first ``limit`` rows of the result.
 
-    ``then`` is the smallest key in the unread row groups; None if all are read. Rows of smaller keys come
-    before all unread rows. So do
-    the rows of ``tables`` with the key ``then``: one layer has them all, and is read in order.
+    ``then`` is the smallest key in the unread row groups; None if all are read. The rows of ``tables`` with
+    smaller keys come before all unread rows. So do those with the key ``then``: all rows with the same key
+    are in one layer, and the row groups of a layer are read in order.
     """
     if then is None:
         return True
@@ -289,7 +291,7 @@ def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> 
 
 
 def _overlaps(keys: Int64s, low: Int64s, high: Int64s) -> npt.NDArray[np.bool_]:
-    """Return which ranges from ``low`` to ``high`` (included) contain any of the sorted keys, (ranges,)."""
+    """Return whether each range from ``low`` to ``high`` (included) has any of the sorted keys, (ranges,)."""
     return np.asarray(np.searchsorted(keys, low, "left") < np.searchsorted(keys, high, "right"))
 
 

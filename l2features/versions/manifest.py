@@ -5,8 +5,8 @@ one layer. A renewed version has the layers of its base and a new layer. The new
 roots, and a file `retired` with the ids of retired roots.
 
 A row of a layer belongs to the version unless the file `retired` of a later layer lists the row's root
-(`Manifest.removing`). If missing features of a root were computed since the base, the new layer lists the
-root as retired, and has new rows of it.
+(`Manifest.removing`). A root is also retired, and added again, if some of its features were missing
+in the base and have been computed since.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Totals(_Model):
 
 
 class Manifest(_Model):
-    """The content of a version, and its files."""
+    """A version's manifest: the data that the version was made from, its files and its counts."""
 
     format: int = FORMAT
     number: int = Field(ge=1)

@@ -143,10 +143,11 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
 
 
 def _interrupted(folder: Folder, wanted: Plan, latest: bool) -> Plan | None:
-    """Return the newest version's plan if it makes the wanted version and `leftovers` remain; else None.
+    """Return the newest version's plan if that is the wanted version and it has `leftovers`; else None.
 
-    With ``latest``, the user asked to renew the newest version. The bases of the two plans are then not
-    compared: when the interrupted job began, the newest version was an older one.
+    Leftovers show that the version's job was interrupted after it wrote the manifest. With ``latest``, the
+    user asked to renew the newest version. The bases of the two plans are then not compared: the interrupted
+    job chose its base before its own version was the newest.
     """
     number = wanted.number - 1
     plan = read_plan(folder, number) if number else None
@@ -227,10 +228,11 @@ def _check_base(base: Manifest, plan: Plan) -> None:
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan of ``units``, completed with the bounds of partitions and the size of blocks.
+    """Return the plan with the bounds of its partitions and, for a fresh version, its block size.
 
-    The bounds follow from the nodes in a sample of the plan's chunks or, in a renewal, of its new roots. For
-    a fresh version, the same sample determines the size of blocks (`_with_blocks`); a renewal has no blocks.
+    A sample of the plan's chunks or, in a renewal, of its new roots determines the number of partitions, the
+    bounds by root and the block size (`_with_blocks`). The bounds by node divide the chunks evenly.
+    A plan without work is returned unchanged.
     """
     plan = units.plan
     if plan.units == 0:
@@ -256,7 +258,7 @@ def divided(units: Units) -> Plan:
 def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
     """Return the plan with its block size: `BLOCK`, halved until a block has at most `UNIT_ROWS` nodes.
 
-    This number is estimated from ``most``, the largest mean number of nodes per chunk in a sampled box.
+    A block is assumed to have ``most`` nodes per chunk, the mean of the densest sampled box.
     """
     block = BLOCK
     while block > 1 and most * block**3 > UNIT_ROWS:

@@ -45,7 +45,7 @@ def _rows(*parts: Sequence[int]) -> Iterator[Int64s]:
 def merged(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> Iterator[Int64s]:
     """Yield the rows of a version, sorted by their first column, in arrays (n, columns).
 
-    ``columns`` must have integers, begin with the layout's key, and include ``root_id``.
+    The columns must be of integers. The first must be the layout's key; one must be ``root_id``.
     """
     layers = range(len(reader.manifest.layers))
     for parts in aligned([_layer(reader, layer, layout, columns) for layer in layers]):

@@ -1,4 +1,4 @@
-"""Rows of nodes with their roots, as they pass from the scan of the graph to the files."""
+"""Arrays of nodes with their roots and features (`NODE_ROW`), from which a version's files are written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def put_rows(nodes: np.ndarray, rows: Rows) -> None:
 
 
 def stated(nodes: np.ndarray) -> StatedRows:
-    """Return the features and the status of nodes; nodes that could not be computed have no attributes."""
+    """Return the features and status of nodes. A node stored with size 0 is EMPTY and has no attributes."""
     rows = Rows(np.ascontiguousarray(nodes["features"]), np.ascontiguousarray(nodes["present"]))
     empty = ~nodes["missing"] & (rows.features[SIZE] == 0)
     rows.present[empty] = False

@@ -21,8 +21,8 @@ GROUP_ROWS = 20_000
 class OpenFile:
     """A Parquet file that is being written. It appears in the folder when it is closed.
 
-    If the ``with`` block of ``stack`` raises before `close`, a local folder stays unchanged. A bucket keeps
-    the incomplete file.
+    If an error ends the caller's ``with`` block before `close`, a local folder stays unchanged, but a bucket
+    keeps the incomplete file.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class _Hashing(io.RawIOBase):
         self._stream, self.digest, self.size, self.ended = stream, sha256(), 0, False
 
     def end(self) -> None:
-        """Ignore further bytes: the writer of a failed file still writes a footer when it is freed."""
+        """Ignore further bytes. After an error, the Parquet writer still writes a footer when it is freed."""
         self.ended = True
 
     def write(self, data: Any) -> int:
@@ -112,7 +112,7 @@ class _Hashing(io.RawIOBase):
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the other stream open: `Folder.writing` closes it."""
+        """Do nothing: `Folder.writing` closes the underlying stream."""
 
     def writable(self) -> bool:
         return True

@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
     Args:
         file_rows: maximum rows of a file (about 260 MB).
-        group_rows: rows of a row group; one neuron should be in few row groups.
+        group_rows: rows of a row group; enough that one neuron is in few row groups.
         most_rows: maximum rows that are sorted at once; a larger partition is read several times.
         summary_rows: maximum nodes that are summarized at once; a larger root is summarized alone.
     """
@@ -119,7 +119,7 @@ class PartitionWriter:
     sizes: Sizes = DEFAULT_SIZES
 
     def write(self, partition: Partition, parts: Parts) -> Written:
-        """Write the files of a partition, whose rows ``parts`` returns. Raises VersionError."""
+        """Write the files of a partition. ``parts`` returns its rows, in arrays. Raises VersionError."""
         digest = 0
         with ExitStack() as stack:
             done = _Files(self, partition, stack)
@@ -170,7 +170,7 @@ class PartitionWriter:
 
 
 def _batches(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges (first, end) of roots, ``end`` excluded: up to ``most`` nodes, or one larger root."""
+    """Yield ranges (first, end) of roots, ``end`` excluded. Each has up to ``most`` nodes, or one root."""
     first = 0
     while first < len(ends):
         before = ends[first - 1] if first else 0
@@ -180,9 +180,9 @@ def _batches(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _sorted_ranges(parts: Parts, layout: Layout, most: int) -> Iterator[np.ndarray]:
-    """Yield the rows in sorted arrays: up to ``most`` rows as one array, more as several of about ``most``.
+    """Yield the rows in one sorted array; more than ``most`` rows in several arrays of about ``most`` rows.
 
-    Rows with the same key (root or node) are in one array.
+    Each array has a range of keys (roots or nodes), so all rows with the same key are in one array.
     """
     counts, keys = 0, list[Ids]()
     for part in parts():

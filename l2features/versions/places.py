@@ -15,7 +15,7 @@ NOTE = "versions"
 
 
 class Place(BaseModel):
-    """The content of the note: the URL of the folder with a table's versions."""
+    """The content of a table's note `versions`: the URL of the folder with the table's versions."""
 
     url: str
 

@@ -43,9 +43,9 @@ def is_unfinished(folder: Folder, number: int) -> bool:
 
 
 def standing_on(folder: Folder, number: int) -> list[int]:
-    """Return the numbers of the versions, also unfinished ones, that need the files of a version.
+    """Return the numbers of the versions that need the files of version ``number``.
 
-    Raises VersionError if a manifest or a plan is malformed.
+    Unfinished versions are included. Raises VersionError if a manifest or a plan is malformed.
     """
     finished = version_numbers(folder)
     manifests = [read_manifest(folder, other) for other in finished if other != number]

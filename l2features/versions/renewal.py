@@ -1,7 +1,7 @@
-"""The roots that change from a version to its renewal.
+"""The roots that change in a renewal: a new version that reuses the files of an older one, its base.
 
-These are the roots that edits retired or made, and the roots with nodes whose missing features were computed
-since. The latter are treated like edited roots: their old rows are retired, and they are made again.
+Edits retire and make roots. A root also changes if missing features of its nodes were computed since the base
+version: its old rows are retired, and it is added again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .parquet_files import ParquetFiles
 
 
 class Changes(NamedTuple):
-    """Sorted roots to remove from the base, and sorted roots to add."""
+    """Sorted ids: the roots that a new version removes from its base version, and the roots that it adds."""
 
     retired: Ids
     made: Ids
@@ -56,7 +56,7 @@ def find_changes(
 
 
 def _missing(folder: Folder, base: Manifest) -> Iterator[tuple[Ids, Ids]]:
-    """Yield tuples: roots, (n,); ids of the nodes of these roots that have no features in ``base``, (n,)."""
+    """Yield batches of nodes without features in ``base``: the root of each node (n,), and node ids (n,)."""
     reader = VersionReader(ParquetFiles(folder), base)
     for table in reader.batches(MISSING_NODES, [ROOT_ID, L2_ID]):
         if len(table):

@@ -26,9 +26,9 @@ def verify_samples(
 ) -> int:
     """Compare random nodes and roots of a version with the graph and the table; return the number of nodes.
 
-    Roots and valid nodes are compared with the graph at the version's time, features with the table. A node
-    without features in the version may have features in the table. Differences are added to ``found``. Raises
-    GraphError and StoreError.
+    The graph must agree on each node's root at the version's time, and on each root's nodes. Features must
+    equal those in the table, except for nodes without features in the version. Differences are added to
+    ``found``. Raises GraphError, StoreError and VersionError.
     """
     rng = np.random.default_rng(seed)
     nodes = _random_nodes(version, rng)

@@ -1,4 +1,4 @@
-"""Intermediate rows of a run without Beam: a file per unit of work, in a folder that all workers share."""
+"""Intermediate rows of a version that is made without Beam: one file per unit of work, in a shared folder."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Spill:
     """A folder that stores the rows of each unit twice: sorted by root and node, and sorted by node.
 
-    A partition is a range of roots or of nodes, so its rows of a unit are adjacent in one of the two orders.
-    A unit is the part of the work that a worker does at a time: a block of chunks, or some roots.
+    A unit is the part of the work that a worker does at a time: a block of chunks, or some roots. A partition
+    is a range of root or node ids, so its rows in a unit's file are adjacent in one of the two orders.
     """
 
     path: Path
@@ -59,9 +59,10 @@ class Spill:
             yield np.array(own[first:last])
 
     def open_worker(self, light: Materialization) -> Callable[[Chunk], None]:
-        """Return the function that reads and stores a unit.
+        """Return a function that reads the rows of a unit and stores them in this folder.
 
-        It takes a `Chunk`, whose ``x`` is the number of the unit.
+        Its argument is a `Chunk` whose ``x`` is the unit's number. ``light`` may lack the plan's new and
+        retired roots: they are read from the plan's file.
         """
         source = light.whole().units.open()
 

@@ -44,11 +44,11 @@ class Units:
         return UnitSource(self)
 
     def box(self, unit: int) -> ChunkBox:
-        """Return the chunks in the block of a unit."""
+        """Return the box of chunks that a unit reads, for a version without a base."""
         return block_of(self.plan.chunk_box(self.geometry), self.plan.block, unit)
 
     def roots(self, unit: int) -> Ids:
-        """Return the roots in one unit of a renewal."""
+        """Return the new roots that a unit reads, for a version based on an older one."""
         return as_ids(self.plan.made[unit * ROOTS_PER_UNIT : (unit + 1) * ROOTS_PER_UNIT])
 
 
@@ -86,7 +86,7 @@ class UnitSource:
         return self._attempted(f"chunks {box}", lambda: self._nodes_in(box))
 
     def nodes_of(self, unit: int) -> NodeRoots:
-        """Return the nodes in one unit of a renewal, with retries. Raises GraphError and StoreError."""
+        """Return the nodes of the new roots in a unit, with retries. Raises GraphError and StoreError."""
         roots = self.units.roots(unit)
         return self._attempted(f"part {unit} of the changed roots", lambda: self._nodes_of(roots))
 
@@ -154,7 +154,7 @@ def block_grid(box: ChunkBox, edge: int) -> Triple:
 
 
 def block_of(box: ChunkBox, edge: int, number: int) -> ChunkBox:
-    """Return the part of a box in block ``number``. Blocks of `block_grid` are numbered from 0, z fastest."""
+    """Return the part of a box that lies in block ``number`` of `block_grid`, counted from 0, z fastest."""
     place = np.unravel_index(number, block_grid(box, edge))
     first = (np.array(box.start) // edge + np.array(place)) * edge
     start, stop = np.maximum(box.start, first), np.minimum(box.stop, first + edge)

@@ -54,7 +54,7 @@ class Findings:
 
 
 class Counts(NamedTuple):
-    """Counts of a version's rows in one layout, and a checksum of the root and node ids of these rows."""
+    """Counts of the rows in a version's by_root or by_node files, and a checksum of their ids."""
 
     rows: int = 0
     missing: int = 0
@@ -99,7 +99,7 @@ def _check_hash(reader: VersionReader, file: VersionFile, found: Findings, progr
 
 
 def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> None:
-    """Check the order of a file's rows, and the ranges in its statistics and in the manifest."""
+    """Check a file's sort order, and the ranges of ids in its Parquet statistics and in the manifest."""
     columns = [name for name in (ROOT_ID, L2_ID) if name in schema_of(file.layout).names]
     footer, last = reader.files.footer(file), None
     roots, nodes = _Range(), _Range()
@@ -138,7 +138,7 @@ class _Range:
 
 
 def _check_totals(reader: VersionReader, found: Findings) -> None:
-    """Count the version's rows in each layout, and find ids that occur twice."""
+    """Compare the version's rows with the manifest's totals, and find ids that occur twice."""
     expected = reader.manifest.totals
     by_root, by_node = _counts(reader, "by_root"), _counts(reader, "by_node")
     for layout, counts in (("by_root", by_root), ("by_node", by_node)):
@@ -183,7 +183,8 @@ def _check_unique(
 def _count_roots(reader: VersionReader) -> int:
     """Return the number of distinct roots of the version's nodes.
 
-    Each layer is counted alone: its rows are sorted by root, and no root occurs in two layers.
+    A layer is the files that one version wrote. Its rows are sorted by root, and no root occurs in two
+    layers, so the roots of each layer are counted separately.
     """
     count = 0
     for layer in range(len(reader.manifest.layers)):

@@ -16,8 +16,8 @@ from .lookup import FOREVER, VersionReader
 def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER) -> tuple[Summaries, int]:
     """Return a tuple: the status and summary of each root; the number of row groups read.
 
-    A root that is not in the version has the status UNKNOWN. `Summaries.missing` is always empty, because
-    features cannot be added to a version. Raises VersionError, and VersionTimeout after ``until``
+    A root that is not in the version has the status UNKNOWN. `Summaries.missing` is empty even if nodes lack
+    features, since none can be added to a version. Raises VersionError, and VersionTimeout after ``until``
     (`time.monotonic`).
     """
     out = Collected(sorted_unique(as_ids(roots)), SUMMARIES)

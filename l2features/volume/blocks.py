@@ -1,4 +1,4 @@
-"""The grid of blocks in which a scale is stored, and blocks that are files of their own."""
+"""The grid of blocks in which a scale is stored, and a reader of blocks in separate files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cells = npt.NDArray[np.int64]
 class Grid(NamedTuple):
     """A grid of blocks of ``step`` voxels.
 
-    The grid has ``size`` voxels from voxel ``offset`` on. Blocks at its end are cut.
+    The grid begins at voxel ``offset`` and has ``size`` voxels. Blocks that reach beyond its end are cut.
     """
 
     offset: Triple
@@ -44,7 +44,7 @@ class Grid(NamedTuple):
         return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 
     def bounds(self, cell: Cells) -> tuple[Cells, Cells]:
-        """Return a tuple: the first voxel of each block in ``cell``; the block's end, which is excluded."""
+        """Return a tuple for blocks of index ``cell``: their first voxels; their ends, which are excluded."""
         start = np.array(self.offset) + cell * self.step
         return start, np.minimum(start + self.step, np.add(self.offset, self.size))
 
@@ -61,7 +61,8 @@ class Block(NamedTuple):
 class FileBlocks:
     """Blocks in separate files of at most ``most`` bytes.
 
-    ``names`` returns the file names of blocks. ``decode`` returns a block's labels, or raises ValueError.
+    ``names`` returns the file names of blocks. ``decode`` returns a block's labels (32-bit words for
+    compressed_segmentation), or raises ValueError.
     """
 
     storage: Storage

@@ -42,7 +42,8 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
     """Return a file's 32-bit words after the channel offset. Block headers, two words each, come first.
 
     ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises ValueError for a file with several
-    channels, and for a broken file, such as one with a block that refers to words or labels beyond ``data``.
+    channels, and for a broken file. For example, a block's voxels lie outside ``data``, or refer to labels
+    that the block's table does not have.
     """
     if len(data) % 4 or len(data) < 4:
         raise ValueError(f"{BROKEN}: {len(data)} bytes, expected a multiple of 4, and 4 at least")
@@ -62,7 +63,7 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
 
 @compiled
 def _find_problem(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
-    """Return the index in `_PROBLEMS` of the first problem; ``entry`` is the number of words of a label."""
+    """Return the first problem's index in `_PROBLEMS`, or 0; ``entry`` is the number of words of a label."""
     problem = _check_offsets(words, n_blocks, voxels, entry)
     if problem:
         return problem
@@ -100,8 +101,8 @@ def _check_offsets(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
 def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, lengths: np.ndarray) -> int:
     """Flag all words of voxels and the first word of each table; return the index of a problem, or 0.
 
-    The number of words that a block's voxels take is written to ``lengths``, at the index of the first of
-    these words. Blocks may share voxels or tables.
+    If a block's voxels begin at word i, ``lengths[i]`` is set to the number of words that they take. Blocks
+    may share voxels or tables.
     """
     for block in range(n_blocks):
         start, length = np.int64(words[2 * block + 1]), _length(words, block, voxels)
@@ -124,7 +125,8 @@ def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, len
 def _check_labels(words: Words, n_blocks: int, voxels: int, entry: int, room: np.ndarray) -> int:
     """Check that voxels refer only to labels in their tables; return the index of a problem, or 0.
 
-    ``room`` is the number of words from each word to the next start of voxels or of a table.
+    ``room[i]`` is the number of words from word i to the next word at which a table or a block's voxels
+    begin, or to the end of ``words``.
     """
     for block in range(n_blocks):
         if room[np.int64(words[2 * block] & 0xFFFFFF)] < entry:
@@ -146,11 +148,11 @@ def _length(words: Words, block: int, voxels: int) -> Any:
 
 @inlined
 def _exceed(words: Words, start: Any, length: Any, bits: Any, limit: Any) -> bool:
-    """Return whether any number packed into a block's words is ``limit`` or more.
+    """Return whether any number packed into the ``length`` words from word ``start`` is ``limit`` or more.
 
-    Each number has ``bits`` bits. Numbers at even places and numbers at odd places are tested separately: the
-    others are set to 0, which leaves ``bits`` zero bits above each tested number. A constant is added to each
-    tested number. The sum carries into the zero bits only if the number is ``limit`` or more.
+    Each number has ``bits`` bits. First every second number is tested, with the others set to 0; then the
+    others. So each tested number has ``bits`` zero bits above it. Adding ``2 ** bits - limit`` to the number
+    sets the lowest of these bits if the number is ``limit`` or more, else none.
     """
     width = np.uint64(bits)
     one = np.uint64(1)

@@ -1,4 +1,4 @@
-"""Runs of the labels in a box of voxels, found in compressed_segmentation files with the same z index."""
+"""Runs (stretches of one label along x) in a box of voxels, found in compressed_segmentation files."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class LayerRuns:
         self._blocks[..., 0] = -1
 
     def _along(self, axis: int, start: int, stop: int, n: int) -> tuple[int, Places]:
-        """Return a tuple for an axis: the box's first block; each voxel's block and position in it, (n, 2).
+        """Return a tuple for an axis: the index of the box's first block; an array (n, 2).
 
-        Blocks are those of compressed_segmentation. The first block is counted from 0 at the grid's start. A
-        voxel's block is numbered within the box, from 1 for the box's first block; 0 is background.
+        Blocks are those of compressed_segmentation, with indices from 0 at the grid's start. The array has a
+        row per voxel: its block's number (1 is the box's first block, 0 is background), and its position in
+        the block.
         """
         offset, size, step = (values[axis] for values in self.grid)
         voxels = np.arange(start - offset, start - offset + n)
@@ -79,7 +80,7 @@ class LayerRuns:
         self._n_words += len(words)
 
     def runs(self) -> Iterator[Runs]:
-        """Yield runs of a few z planes at a time. They share a buffer: use each before taking the next."""
+        """Yield the runs, a few z planes at a time. Use each item before the next, which overwrites it."""
         x = self._x
         begins = np.flatnonzero(np.diff(x[:, 0], prepend=-1))
         columns = np.column_stack([begins, np.append(begins[1:], len(x)), x[begins]])

@@ -34,8 +34,8 @@ class LayerPlace(NamedTuple):
 class OpenLayer(NamedTuple):
     """An open layer: the metadata of all scales, and a reader of the blocks of scale ``mip``.
 
-    ``folder`` is the layer's folder if it is on this machine, else None. ``packed`` is the encoding if that
-    is compressed_segmentation, whose blocks stay 32-bit words; else None.
+    ``folder`` is the layer's folder if it is on this machine, else None. ``packed`` is None, except for
+    compressed_segmentation: then it is the encoding, and blocks are decoded to 32-bit words, not to labels.
     """
 
     scales: Sequence[Info]

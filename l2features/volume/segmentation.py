@@ -31,7 +31,7 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Slab(NamedTuple):
-    """A slab of a chunk: its labels, and the counts of its files.
+    """A part of a chunk, cut along z: its labels, and counts of the files that they were read from.
 
     The labels are runs, or an array (x, y, z) in Fortran order.
     """
@@ -41,7 +41,7 @@ class Slab(NamedTuple):
 
 
 class File(NamedTuple):
-    """A decoded file: its index in the grid, its labels (None if missing or empty), and its `FileCounts`."""
+    """A file's index in the grid, its labels or 32-bit words (None if missing or empty), and its counts."""
 
     cell: Any
     part: Labels | None
@@ -53,7 +53,7 @@ class Volume:
 
     Args:
         cv_path: path of the segmentation, also used in messages.
-        mip: the number of the scale; without ``mip`` and ``scale``, the first.
+        mip: index of the scale, by default 0; ignored if ``scale`` is given.
         scale: the resolution of the scale in nm.
         empty_files: whether a file of 0 bytes is an error ("fail") or "background".
         layer: path and info of the layer to read, if known already; else both are found from ``cv_path``.

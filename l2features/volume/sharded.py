@@ -1,8 +1,8 @@
-"""Blocks in shard files, whose indexes are checked.
+"""Blocks in shard files. The files' indexes are checked.
 
 The format is neuroglancer_uint64_sharded_v1. A shard begins with its index: start and end of each minishard's
 index. A minishard's index lists the ids, offsets and sizes of its blocks. Ids and offsets are stored as
-differences, modulo 2^64: an id from the id before, an offset from the end of the block before.
+differences, modulo 2^64: each id minus the previous id, each offset minus the end of the previous block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fetch a segmentation's files, and tell a missing file from refused access.
 
 A 403 means either that access is refused, or that the file is missing from a bucket without list permission.
-A request for a name that cannot exist decides: if it gets a 403 too, the file is missing.
+To tell which, we request a random name, which cannot exist. If that gets a 403 too, the file is missing.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Storage(ABC):
         """Fetch one file. Raises `Forbidden` for a 403, and StorageError or OSError for other failures."""
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[FileBytes]:
-        """Fetch files in the order of the requests, at most AHEAD of them in advance."""
+        """Fetch files in the order of the requests. At most `AHEAD` files are fetched in advance."""
         if self.threads == 1 or len(requests) < 2:
             yield from map(self.fetch_one, requests)
             return

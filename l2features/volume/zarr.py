@@ -1,8 +1,8 @@
 """Segmentations in zarr 2, zarr 3 and N5: find the arrays, and how they are stored.
 
-cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and miss arrays whose
-paths are not their scale numbers. Scales are listed in OME-NGFF's ``multiscales``. In N5, the only scale is
-the root if it is an array; else they are the arrays ``s0``, ``s1``, ….
+cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and find zarr 2's
+scale n only at the path n. Zarr groups list their scales in OME-NGFF's ``multiscales``. N5's scales
+are the arrays ``s0``, ``s1``, …; if the root is an array, it is the only scale.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def open_zarr(
 ) -> tuple[dict[str, Any], int, FileBlocks]:
     """Open a zarr or N5 layer at scale ``mip``, or at the scale with resolution ``scale`` in nm.
 
-    If the first scale has no resolution with units, it is opened, and ``scale`` must state its resolution.
+    If the first scale has no resolution with units, ``mip`` is ignored: the first scale is opened, and
+    ``scale`` must state its resolution.
 
     Returns a tuple: the layer's info in precomputed form; the index of the scale; a reader of its blocks.
     Raises StorageError if a metadata file cannot be read, and ValueError if the layer is not supported. For
@@ -121,7 +122,7 @@ def _in_nm(numbers: list[float] | None, units: list[str | None]) -> list[float] 
 
 
 def _names(meta: dict[str, Any], named: list[str | None] | None) -> list[str]:
-    """Return the names of an array's axes: from its metadata, else the last ones of t, c, z, y, x."""
+    """Return an array's axis names: those in ``named``, else for n axes the last n of t, c, z, y, x."""
     dimensions = len(meta.get("shape", ()))
     if dimensions not in (3, 4, 5):
         raise ValueError(f"array has {dimensions} axes, expected 3 to 5")

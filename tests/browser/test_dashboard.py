@@ -100,7 +100,7 @@ def test_the_page_shows_the_state(browser: Browser, server: Server) -> None:
 
 
 def colours(browser: Browser, plane: str) -> set[tuple[int, ...]]:
-    """Return the set of colours at the cell centres of a map."""
+    """Return the colours of a plane's map on the dashboard, taken at the centre of each cell."""
     found = browser.run(
         "const canvas = document.getElementById(`map-${arguments[0]}`), paint = canvas.getContext('2d');"
         "const {columns, rows} = state.map.planes[arguments[0]], all = [];"

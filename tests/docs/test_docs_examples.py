@@ -1,4 +1,4 @@
-"""Tests of the docs' blocks after ``<!-- example -->``, run page by page on the README's sample."""
+"""Run the docs' code blocks that follow ``<!-- example -->``, page by page, on the README's sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ assert any(PAGES.values()), "no page has an example"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sample of the README, ingested."""
+    """A folder with the README's sample segmentation and its ingested table."""
     folder = tmp_path_factory.mktemp("examples")
     done = run_ingest(make_sample(folder / "sample", Sample()), "--create")
     assert done.returncode == 0, done.stderr
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Change to that folder; return the environment for shell commands."""
+    """Change to ``folder``; return the environment for shell commands."""
     monkeypatch.chdir(folder)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Tests of the docs' gcloud commands: gcloud parses them, and values are within service limits."""
+"""Tests of the gcloud commands in docs/operations.md: gcloud parses them, values are within limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_TIMES_THE_FEWEST = 10
 
 
 def one_word_flags(words: list[str]) -> str:
-    """Return the command with flags last and as ``--flag=value``, the only form the linter reads."""
+    """Return the command with its flags last, as ``--flag=value``: gcloud's linter reads no other form."""
     flags, names = [], []
     left = iter(words)
     for word in left:
@@ -63,7 +63,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def errors(calls: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the linter's error for each command of the page and of `REFUSED`. No command runs.
+    """Return gcloud's lint error for each command in docs/operations.md and `REFUSED`. No command runs.
 
     The error of a valid command is "".
     """

@@ -36,7 +36,7 @@ def steps() -> list[Step]:
 
 
 def test_it_contains_what_the_server_needs(steps: list[Step], undisturbed: Path, tmp_path: Path) -> None:
-    """Check the command and health check, with only the files that COPY takes."""
+    """Check the image's CMD and HEALTHCHECK, using only the files that its COPY steps take."""
     follow_copies(DOCKERFILE, steps, tmp_path)
     site = build(tmp_path)
     command = json.loads(last(steps, "CMD"))

@@ -176,7 +176,7 @@ def after(condition: Callable[[], bool], do: Callable[[], object]) -> Iterator[N
 def test_workers_that_no_longer_answer(
     cluster: DaskCluster, slow_sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check the errors after the worker is paused, workers are stopped, and the scheduler is stopped."""
+    """Suspend the only worker, kill all workers, kill the scheduler; check the ingest's error each time."""
     monkeypatch.setattr(dask_workers, "WITHOUT_WORKERS_S", 2.0)
     [nanny] = cluster.workers
     [worker] = [p for p in psutil.Process(nanny.pid).children() if "spawn_main" in " ".join(p.cmdline())]
@@ -215,7 +215,7 @@ def test_workers_that_no_longer_answer(
 
 
 def test_no_scheduler(sample: Path, tmp_path: Path) -> None:
-    """Check that the command soon ends, with an error of one line."""
+    """Check that the ingest fails within 20 s, with an error of one line."""
     address, begin = f"tcp://127.0.0.1:{free_port()}", time.monotonic()
     flags = ["--runner=DaskRunner", f"--dask_client_address={address}"]
     done = run_ingest(dataset_file(tmp_path, sample), "--create", *flags)

@@ -31,7 +31,7 @@ from tests.support.jobs import ROOT, dataset_file, run_ingest
 
 
 def sabotage_chunk_1_0_0(folder: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
-    """Make every worker run this code when it reads chunk 1,0,0."""
+    """Make every worker run the statement ``action`` before it reads chunk 1,0,0."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
         "read = v.Volume.slabs\n"

@@ -61,7 +61,7 @@ def targets() -> dict[str, list[Step]]:
 
 @pytest.fixture(scope="module")
 def root(targets: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the files of the jobs' common stage and the built packages."""
+    """Return a folder with the files that the Dockerfile's stage `jobs` copies, and the built packages."""
     root = tmp_path_factory.mktemp("image")
     follow_copies(DOCKERFILE, targets["jobs"], root)
     assert {path.name for path in build(root).iterdir()} == {"l2features", "beam_jobs"}
@@ -106,7 +106,7 @@ def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> 
 
 
 def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[Step]]) -> None:
-    """Run the image's command. It compiles only kernels that this machine's cache lacks."""
+    """Run the Dockerfile's compile command here. It skips kernels that are in this machine's cache."""
     (compiling,) = [s.rest for s in targets["jobs"] if s.word == "RUN" and s.rest.startswith("python")]
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], check=True)
     assert environment(targets["jobs"])["NUMBA_CPU_NAME"] == "generic"

@@ -117,7 +117,7 @@ def segment(undisturbed: Path) -> Segment:
 
 
 def test_it_is_small_and_quickly_imported(light: Light) -> None:
-    """Check CPU time, because load affects it less. The first run compiles and does not count."""
+    """Limit CPU time, which load affects less than wall time. The first run compiles and does not count."""
     times = [light.run("python", "-c", IMPORT).stdout.split() for _ in range(4)][1:]
     wall, cpu = (min(map(float, column)) for column in zip(*times, strict=True))
     print(f"light installation: {light.bytes / 1e6:.0f} MB, import {cpu:.2f} s of processor, {wall:.2f} s")

@@ -37,7 +37,7 @@ def recorded(file: Path) -> list[Recorded]:
 def test_workers_apart_from_the_launcher(
     cluster: Cluster, sample: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Check that only workers read chunks, in their own folder and with the installed code."""
+    """Check that only workers read chunks, and that they run in their own folder, with the installed code."""
     config = dataset_file(tmp_path, sample)
     launcher = start(config, "--create", *cluster.flags, cwd=ROOT)
     out, err = launcher.communicate(timeout=120)
@@ -84,7 +84,7 @@ def test_a_missing_worker_pool_or_job_service(
 
 
 def test_what_a_failure_ends_with() -> None:
-    """Check that the reason is the worker's error, which is last in the job service's text."""
+    """Check that `reason` returns the worker's error, the last line of the job service's message."""
     inner = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\n    ^^^\n'
     error = "l2features.core.errors.StoreError: table: gone: [Errno 2] [while running 'Write']"
     text = f"Pipeline job failed in state FAILED: Error.\n{inner}RuntimeError: {inner}{error}\n"

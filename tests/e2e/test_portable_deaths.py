@@ -1,8 +1,8 @@
 """Tests of chunks and messages that kill their worker in Beam's portability layer.
 
-Unlike Dataflow, Beam's local job service neither repeats a bundle nor survives its worker's death: the job
-fails. So the tests run the job again, which the store sees as a repeated bundle. Before the first run, they
-record all attempts but the last in the store, as if earlier workers had died.
+Unlike Dataflow, Beam's local job service does not retry a bundle whose worker died: the job fails.
+So the tests run the job again, which the store sees as a retry. Before the first run, they record
+`ATTEMPTS` - 1 attempts in the store, as if that many workers had died.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def run_stream(config: Path, folder: Path, flags: list[str]) -> Ran:
 def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
     cluster: Cluster, undisturbed: Path, tmp_path: Path, deadly: Path
 ) -> None:
-    """Of 200 messages, one kills, one is malformed, one names an unknown node. The store is often locked."""
+    """One message kills its worker, one is malformed, one has an unknown node. The store is often locked."""
     config = own_copy(undisturbed, tmp_path)
     store = open_table(config)
     geometry = store.geometry()

@@ -35,7 +35,7 @@ SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/dat
 # ------------------------------------------------------------------ l2features serve
 @pytest.fixture
 def serving(undisturbed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Yield a running command and its greeting."""
+    """Yield the process of a running `l2features serve`, and the text that it printed at its start."""
     environment = {**os.environ, "PCGL2CACHE_URL_PREFIX": "/my/cache/", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "l2features.cli", "serve", str(undisturbed)]
     with (tmp_path / "log").open("w") as log:
@@ -151,7 +151,7 @@ def test_serve_a_file_that_disappears_before_the_server_reads_it(
 
 
 def in_a_bucket(config: Path) -> bytes:
-    """Return the data sets file with each store named: a file in a bucket has no SQLite store by default."""
+    """Return the data sets file with an explicit store in each entry: a file in a bucket has no default."""
     entries = {name: dataset.model_dump(exclude={"name"}) for name, dataset in load_datasets(config).items()}
     return json.dumps(entries).encode()
 
@@ -191,7 +191,7 @@ def test_a_missing_table_is_named_and_no_node_is_invented(undisturbed: Path, tmp
 
 
 def test_the_node_named_is_one_of_few(tmp_path: Path, many_chunks: Path) -> None:
-    """One chunk of many has nodes, as after a partial ingest."""
+    """Check the example node of a table in which only a few chunks are ingested."""
     config = dataset_file(tmp_path, many_chunks)
     assert run_ingest(config, "--create", "--chunks", "1:2,7:8,0:3").returncode == 0
     found = some_node(list(load_datasets(config).values()))

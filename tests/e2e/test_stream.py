@@ -44,9 +44,10 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 
 
 class Running:
-    """An updater process and its table in ``folder``: the existing one, or else a copy of ``finished``.
+    """An updater process and its table in ``folder``.
 
-    An existing table is not replaced, because connections to it may be open.
+    A folder without a table gets a copy of the one in the data sets file ``finished``. An existing table is
+    not replaced, because connections to it may be open.
     """
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:
@@ -238,7 +239,7 @@ def test_a_killed_updater(running: Running, config: Path, tmp_path: Path) -> Non
 
 
 def before_reads(folder: Path, statements: str) -> str:
-    """Return a PYTHONPATH that makes processes run statements, which may use ``chunk``, before each read."""
+    """Return a PYTHONPATH. With it, processes run ``statements`` before each read of a chunk (``chunk``)."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
         "read = v.Volume.slabs\n"

@@ -94,7 +94,7 @@ def test_sigterm_while_it_starts(up: Up) -> None:
 
 
 def test_killed_it_leaves_nothing_that_runs_and_starts_again(up: Up) -> None:
-    """The next start removes the temporary files of the killed process; files of others stay."""
+    """The next start removes the temporary files of the killed process, but no file of the user."""
     up.read_until("--topics local")
     up.process.kill()
     assert up.finish()[0] == -signal.SIGKILL

@@ -42,7 +42,7 @@ def test_without_a_cloud_sdk_it_says_how_to_get_one(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a fake Google Cloud SDK, the only one that is found."""
+    """Return the folder of a fake Google Cloud SDK. The usual install folders are not searched."""
     sdk = tmp_path / "sdk"
     for name in ("bin/gcloud", *(f"platform/{program.in_platform}" for program in (BIGTABLE, PUBSUB))):
         (sdk / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tmp/a.csv", "logs/api.log", "up-tmp-a/b", "segmentation/info", "a"])
 def test_a_folder_with_other_files(tmp_path: Path, taken_port: int, name: str) -> None:
-    """The folder is refused and stays unchanged. The port is taken, so the command ends in any case."""
+    """The folder is refused and stays unchanged. A taken port ends the command if it accepts the folder."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
     assert run(tmp_path, "--api-port", taken_port) == (
@@ -151,7 +151,7 @@ def test_a_folder_with_the_sample_and_one_that_was_moved(
 
 # ------------------------------------------------------------------ the supervisor
 def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
-    """Check this for a command that ignores SIGTERM, and after a second signal."""
+    """A command that ignores SIGTERM ends, with its child, when the supervisor gets a second signal."""
     code = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     code += "sleep = subprocess.Popen(['sleep', '600']); print('up', flush=True); sleep.wait()"
     with CommandSupervisor(lambda **more: {**os.environ, **more}, tmp_path) as supervisor:

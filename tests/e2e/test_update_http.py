@@ -1,4 +1,4 @@
-"""Tests of recorded messages with a graph server and a SQLite store, without Google services."""
+"""Tests of the updater on recorded messages: graph server, SQLite store, no Google services."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def recorded(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 
 def test_the_server_answers_as_the_recorded_one(recorded: Recordings) -> None:
-    """L2 ids of supervoxels come in the same order; leaves and a chunk's nodes may come in any."""
+    """Compare answers with recorded ones. Only leaves and a chunk's nodes may come in another order."""
     compared = 0
     for line in (recorded.folder / "graphene.jsonl").read_text().splitlines():
         exchange = json.loads(line)

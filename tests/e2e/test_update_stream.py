@@ -37,7 +37,7 @@ LONGEST_S = 300.0
 def config(recordings: Recordings, tmp_path: Path) -> Path:
     """Ingest the recorded graph at T0; return its data sets file.
 
-    The table is in a separate instance, because the emulator has the recorded table of that name.
+    The table is in a new Bigtable instance: the usual one has the recorded table, which has the same name.
     """
     keys = {
         "graph": f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2",

@@ -76,7 +76,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Ingest two nodes, of 8 voxels and of one; return what all outputs show."""
+    """Ingest a node of 8 voxels and a node of one; return all outputs: rows, JSON, Arrow, docs and others."""
     from cloudvolume import CloudVolume
 
     folder = tmp_path_factory.mktemp("sample")

@@ -69,7 +69,7 @@ def client(
 
 @pytest.fixture(scope="module")
 def positions(client: CAVEclient, expected: dict[int, dict[str, Any]]) -> dict[int, list[float]]:
-    """Return positions in nm: as recorded, except up to `MOST_TIES` of our batch ingest, where voxels tie."""
+    """Return positions in nm, as recorded. In our ingest, up to `MOST_TIES` differ, because voxels tie."""
     data = client.l2cache.get_l2data(sorted(expected), attributes=["rep_coord_nm"])
     found = {int(node): values["rep_coord_nm"] for node, values in data.items()}
     other = [node for node, values in expected.items() if found[node] != position(node, values)]

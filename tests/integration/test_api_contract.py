@@ -1,4 +1,4 @@
-"""Tests of the 65 recorded PCGL2Cache exchanges: equal successes, and changed statuses as in the docs."""
+"""Tests of the 65 recorded PCGL2Cache exchanges: successes are equal; the docs list changed statuses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def body_of(message: dict[str, Any]) -> bytes:
 
 
 def send(server: Server, request: dict[str, Any]) -> Answer:
-    """Send a recorded request with only its own headers."""
+    """Send a recorded request with its recorded headers and no others."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.putrequest(request["method"], request["path"], skip_host=True, skip_accept_encoding=True)
     for name, value in request["headers"]:
@@ -84,7 +84,7 @@ def values(answer: Answer) -> Any:
 
 
 def faults(answer: Answer, was: Answer, recordings: Recordings) -> Iterator[Any]:
-    """Yield differences from a recorded answer of success."""
+    """Yield each difference between an answer and the recorded one, which reports success."""
     port = f":{recordings.graphene_port}/".encode()
     if values(answer._replace(body=answer.body.replace(port, b":9001/"))) != values(was):
         yield answer.body, was.body

@@ -14,7 +14,7 @@ __all__ = ["at_t0"]
 
 
 def test_a_repair_that_kills_is_given_up_and_then_tried_anew(at_t0: Path) -> None:
-    """Record attempts of killed processes; the next run gives up, and the one after it retries."""
+    """After `ATTEMPTS` killed repairs of a chunk, the next run gives up, and the one after it retries."""
     store, geometry = open_sample(at_t0)
     deadly, other = (geometry.chunk_id(Chunk(x, 0, 0)) for x in (0, 1))
     for chunk_id in (deadly, other):

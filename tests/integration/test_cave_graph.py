@@ -142,7 +142,7 @@ def test_roots_at_three_times(server: PcgServer, recorded: dict[str, Any]) -> No
 
 
 def test_changed_roots_between_three_times(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """Compare lists, not sets. A root that was made and retired between two times is both new and old."""
+    """Compare lists, because sets hide duplicates. A root made and retired in the window is in both lists."""
     for window in recorded["delta_roots"]:
         times = {f"timestamp_{name}": window[f"{name}_ms"] / 1000 for name in ("past", "future")}
         found = get(server, "/delta_roots", **times)
@@ -167,7 +167,7 @@ def test_supervoxels_and_layers_between(server: PcgServer, recorded: dict[str, A
 
 
 def test_bounds_narrow_every_layer(server: PcgServer, recorded: dict[str, Any]) -> None:
-    """Check the chunks from voxel 1088 in x, which is the second chunk's first."""
+    """Check bounds that begin at voxel 1088 in x, where the second chunk begins."""
     root = max(recorded["roots"], key=lambda root: len(recorded["roots"][root]["l2_ids"]))
     nodes = recorded["roots"][root]["l2_ids"]
     upper = {node for node in nodes if node >> 46 & 1023}

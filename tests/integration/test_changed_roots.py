@@ -1,4 +1,4 @@
-"""Tests of changed roots where the operation log and the roots' rows differ in time."""
+"""Tests of changed roots when the times in the operation log differ from those in the roots' rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Log:
         self.put(operation, "roots", [root(i) for i in numbers], seconds, "2")
 
     def changed(self, since: float, until: float) -> tuple[list[int], list[int]]:
-        """Return the retired and the new roots, each by its number in its id."""
+        """Return the retired and the new roots, each as the ``number`` from which `root` makes its id."""
         times = (at(FIRST + round(1000 * seconds)) for seconds in (since, until))
         found = self.graph.changed_roots(GEOMETRY, *times)
         retired, made = ([i - root(0) for i in ids.tolist()] for ids in found)

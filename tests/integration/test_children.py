@@ -152,7 +152,7 @@ def asked_of(
 def test_many_nodes_of_a_chunk_take_one_request(
     recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each answer equals that of a single request, also for superseded and unknown nodes."""
+    """Check that it returns the same as one request per node, also for superseded and unknown nodes."""
     children, geometry, asked = asked_of(recordings, table, monkeypatch)
     layout = geometry.layout
     nodes = recordings.json("l2_children.json")["l2"]

@@ -35,7 +35,7 @@ def ingested(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def voxels(ingested: Path) -> dict[int, int]:
-    """Count the voxels of each segment, chunk by chunk."""
+    """Return the number of voxels of each segment, summed over all chunks."""
     dataset = load_dataset("sample", ingested)
     geometry, volume = read_geometry(dataset), open_volume(dataset)
     counts: dict[int, int] = {}

@@ -45,7 +45,7 @@ def test_the_containers_run_what_up_runs() -> None:
 
 
 def test_nginx_stands_in_front_of_the_api() -> None:
-    """Check that the template's variables are set, and that the body limit is the API's."""
+    """Check that compose.yaml sets all variables in nginx.conf, and limits body size as the API does."""
     written = yaml.safe_load(COMPOSE.read_text())["services"]
     nginx, template = written["nginx"], ROOT / "deploy" / "nginx.conf"
     [mount] = nginx["volumes"]

@@ -41,7 +41,7 @@ def labels() -> np.ndarray:
 
 @pytest.fixture
 def rows_and_inputs(tmp_path: Path) -> tuple[Inputs, list[bytes], int]:
-    """Return the measured inputs, the emulator's rows, and the segmentation files' size in bytes."""
+    """Return the estimate's measured inputs, each row's bytes, and the segmentation files' size in bytes."""
     need_program(find_emulator(), HOW_TO_GET_IT)
     from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery
 

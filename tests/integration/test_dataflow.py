@@ -76,7 +76,7 @@ def job(request: pytest.FixtureRequest, launched: dict[str, Launched]) -> tuple[
 
 
 def test_workers_are_what_the_launcher_is(job: tuple[str, Launched]) -> None:
-    """Check that workers run the launcher's image and account, and receive no other code."""
+    """Check that workers have the launcher's image and service account, and receive no other code."""
     _, found = job
     assert found.status == 0
     assert found.pool["workerHarnessContainerImage"] == IMAGE

@@ -54,7 +54,7 @@ ok       segmentation: {bounds}, in 3x2x2 chunks
 
 
 def config_of(recordings: Recordings, folder: Path, table: str, graph: str = "fixture_v2") -> Path:
-    """Return a data sets file for a recorded graph, with its Bigtable table and its server."""
+    """Return a data sets file with a feature table, and a recorded graph in Bigtable and on a server."""
     source = f"bigtable://{PROJECT}/{INSTANCE}/{graph}"
     cv_path = recordings.cv_path(graph)
     return dataset_file(folder, cv_path, graph=source, store=STORE_URL, l2cache_id=table, chunk_size=None)
@@ -86,7 +86,7 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
 
 
 def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
-    """PCGL2Cache does not record which chunks are done: `doctor` shows the audit, `status` no node count."""
+    """PCGL2Cache does not record which chunks are done, so `doctor` and `status` show the last audit."""
     client = bigtable.Client(project=PROJECT, admin=True)
     recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
     config = config_of(recordings, tmp_path, "l2cache_repaired")

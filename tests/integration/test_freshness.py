@@ -1,4 +1,4 @@
-"""Tests of the freshness notes of tables: contents, timing and failures."""
+"""Tests of the freshness note, which updaters store in each table: contents, timing and failures."""
 
 from __future__ import annotations
 

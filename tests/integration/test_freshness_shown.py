@@ -34,7 +34,7 @@ def run_status(config: Path, *options: str) -> Result:
 
 
 def record(config: Path) -> Updates:
-    """Record an update, a backlog and an audit in the table; return the freshness recorded by updaters."""
+    """Record an update, a backlog and an audit in the table. Return the update and backlog as stored."""
     entry = load_dataset(DATASET, config)
     with closing(open_table(config)) as store:
         geometry = store.geometry()

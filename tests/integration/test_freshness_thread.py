@@ -24,7 +24,7 @@ WAIT_S = 30.0
 
 @contextmanager
 def hanging(store: Store, patch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Block writes of notes until the second event is set; the first is set when a write blocks."""
+    """Make `store.put_note` hang: it sets the first event, then waits until the second one is set."""
     hangs, release, put_note = threading.Event(), threading.Event(), store.put_note
 
     def put(name: str, text: str) -> None:

@@ -87,7 +87,7 @@ def edit_times(recordings: Recordings) -> list[int]:
 
 @pytest.fixture(scope="module")
 def times(recordings: Recordings) -> list[datetime]:
-    """Return T0, T1, and times before, at, after and between the recorded graph's edits."""
+    """Return the recording's times T0 and T1, and times before, at, after and between the graph's edits."""
     children, changes = recordings.json("l2_children.json"), edit_times(recordings)
     assert len(changes) >= 15
     around = [ms + step for ms in changes for step in (-1, 0, 1)]

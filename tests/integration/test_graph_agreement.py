@@ -89,7 +89,7 @@ def test_another_scale_than_the_graphs(emulator: Emulator, layer: Path, keys: di
 
 
 def test_a_table_of_another_scale_gets_no_rows(emulator: Emulator, layer: Path) -> None:
-    """The table has the geometry of an ingest that ignored the graph's scale."""
+    """The graph was made from mip 1, but the feature table has the geometry of mip 0."""
     wrong = Geometry((8, 8, 40), (0, 0, 0), (128, 128, 32), (32, 32, 32), GEOMETRY.layout)
     message = (
         r"bounds: table l2 has 128x128x32 voxels of 8x8x40 nm from 0x0x0, but .* 64x64x32 voxels of 16x16"
@@ -147,7 +147,7 @@ def test_another_chunk_size(emulator: Emulator, layer: Path) -> None:
 
 
 def test_a_grid_beyond_the_ids_of_the_graph(emulator: Emulator, layer: Path) -> None:
-    """In a graph of three layers, layer 2 has one bit for each axis; this grid has 4 x 4 chunks."""
+    """With three layers, ids of layer 2 have one bit per axis: too few for this grid of 4 x 4 x 1 chunks."""
     dataset = dataset_of(layer, params_table(layers=3))
     with pytest.raises(ConfigError, match=r"4x4x1 chunks.* does not fit into 1 bits per axis of layer 2"):
         prepare(dataset, T0, create=True)

@@ -53,7 +53,7 @@ class TestServer(RecordedGraph):
 @pytest.mark.parametrize("name", ["fixture_v2", "fixture_v1"])
 @pytest.mark.parametrize("source", ["table", "server"])
 def test_nodes_of_the_recording(recordings: Recordings, name: str, source: str) -> None:
-    """Expect the recorded roots, or for fixture_v1 the roots that kvdbclient finds."""
+    """Compare valid nodes and their roots with the recording, or for fixture_v1 with kvdbclient."""
     geometry = GEOMETRIES[name]
     expected = recorded_roots(recordings) if name == "fixture_v2" else roots_v1(recordings)
     opened = (
@@ -110,7 +110,7 @@ def test_a_graph_that_was_never_edited_has_no_changes(recordings: Recordings) ->
 
 
 def test_roots_are_read_once_for_many_boxes(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that roots are read again only for another time or for the present."""
+    """Check that boxes at one past time share the roots read. Another time, or now, reads them anew."""
     read: list[Ids] = []
     roots_above = BigtableGraph._roots_above
 

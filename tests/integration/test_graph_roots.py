@@ -139,7 +139,7 @@ def test_a_graph_of_version_1_as_kvdbclient_walks_it(recordings: Recordings) -> 
 def test_the_layer_of_the_roots_of_a_grid_that_was_rounded_down_or_up(
     emulator: Emulator, made: list[int], top: int
 ) -> None:
-    """A grid of 2.5 chunks rounds to 2 or 3; the layers with id counters in the table decide."""
+    """A grid of 2.5 chunks has 3 layers if rounded down, else 4. An id counter of layer 4 means 4."""
     counters = {b"i%020d_0" % (layer << 56): {b"counter": bytes(8)} for layer in made}
     meta = graph_meta(graph_tables.GEOMETRY, "g", 3, "")
     graph = BigtableGraph(put_rows({b"meta": {b"meta": meta}, **counters}))

@@ -101,7 +101,7 @@ READABLE = {
 
 @pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
 def test_infos_that_are_read(served: Served, tmp_path: Path, change: Any) -> None:
-    """Check that a chunk's rows are of exactly the graph's nodes, and equal the rows computed by node id."""
+    """Check that a chunk has one row per graph node, equal to the row computed when that id is requested."""
     dataset = served.dataset(change, tmp_path)
     geometry = read_geometry(dataset)
     rows = ChunkSource(dataset, geometry, T0).compute(CHUNK).features
@@ -171,7 +171,7 @@ def test_a_server_and_a_table_that_contradict_each_other(
 
 
 def test_a_flat_data_set_needs_no_api(served: Served, tmp_path: Path) -> None:
-    """Check that a flat data set needs no supported API version, but still refuses an OCDBT fork."""
+    """With ``graph="flat"``, any API version of the server is accepted, but an OCDBT fork is refused."""
     dataset = served.dataset(setting({"supported_api_versions": [0]}, "app"), tmp_path, graph="flat")
     labels = read_whole(open_volume(dataset), CHUNK, read_geometry(dataset)).labels
     assert np.count_nonzero(labels)

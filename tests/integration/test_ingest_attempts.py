@@ -1,4 +1,4 @@
-"""Tests of interrupted ingest attempts, counted in the store for runners that repeat bundles."""
+"""Tests of giving up chunks that kill their workers, after attempts counted in the store."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_pipeline_gives_it_up_and_does_the_others(ingest: Ingest, config: Pa
 
 
 def test_a_chunk_that_is_given_up_stays_so_until_a_run_has_ended(ingest: Ingest, config: Path) -> None:
-    """Otherwise two deadly chunks of a bundle would be retried in turn, and the run might never end."""
+    """If two chunks that kill their workers were retried in turn, the run might never end."""
     store, chunk_ids = open_table(config), ingest.chunk_ids(0, len(ingest.box))
     save_given_up(store, ingest.geometry, CHUNK)
     other_failure = save_failure(store, ingest.geometry, OTHER, "cannot read it")

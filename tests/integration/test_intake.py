@@ -22,7 +22,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Return a function that opens intakes, which batch messages by region: here, table and first byte."""
+    """Return a function that opens intakes. Messages of one table with the same first byte share a region."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:
@@ -87,7 +87,7 @@ def test_messages_of_different_tables_are_never_in_one_batch(
 
 
 def test_a_key_has_the_project(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """Subscription names are unique per project, and message ids per topic."""
+    """A key is project/subscription/message id: names are unique per project, message ids per topic."""
     feed = Feed()
     feed.publish(b"a")
     intake = open_intake(feed)

@@ -120,7 +120,7 @@ def test_a_job_that_fails_is_one_line(config: Path, service: Service) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_says_that_the_job_goes_on(config: Path, service: Service, number: int) -> None:
     def stop() -> None:
-        """Send one signal only: the thread that polls the job calls this again after the command ends."""
+        """Send the signal once. The thread that polls the job outlives the command and would send another."""
         service.asked = lambda: None
         os.kill(os.getpid(), number)
 

@@ -1,4 +1,4 @@
-"""Tests of the job that makes versions: fresh, renewed and resumed, against the recorded graph."""
+"""Tests of the job that makes frozen versions of a data set: fresh ones, renewals and resumed runs."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_part_of_the_grid(v2: Path, table: Store, recordings: Recordings, tmp_
 def test_renewals_over_every_edit_equal_fresh_versions(
     v2: Path, recordings: Recordings, tmp_path: Path
 ) -> None:
-    """Some nodes have no rows at first; their rows are written in two steps."""
+    """Some nodes start without rows. Half of the rows are added before one renewal, half before another."""
     config, history = own_copy(v2, tmp_path), known_history(recordings)
     chain, fresh = tmp_path / "chain", tmp_path / "fresh"
     edits = sorted({ms for ms in history.edits_ms if T0 < ms <= T1})

@@ -78,7 +78,7 @@ def want_rep(expected: dict[str, Any], row: Any) -> list[int]:
 def test_the_bytes_are_those_of_the_batch_at_any_time(
     recordings: Recordings, source: tuple[str, str, str]
 ) -> None:
-    """Compare with batch ingests at T0, at T1 and, for the graph's table, at each edit."""
+    """Compare with batch ingests at the recording's T0 and T1 and, for the graph's table, at each edit."""
     dataset, children = entry(recordings, *source), recordings.json("l2_children.json")
     nodes = open_nodes(dataset)
     rows = compute_all(nodes, as_ids([int(i) for i in children["l2"]]))

@@ -174,7 +174,7 @@ def test_launchers_need_no_basic_role(calls: list[list[str]]) -> None:
 
 
 def test_a_cancelled_job_is_sought_back_and_repaired(calls: list[list[str]]) -> None:
-    """Dataflow has already acknowledged the job's messages in flight."""
+    """A cancelled job loses its messages in flight, because Dataflow has already acknowledged them."""
     sought = [place for place, call in enumerate(calls) if call[1:4] == ["pubsub", "subscriptions", "seek"]]
     repaired = [p for p, call in enumerate(calls) if "beam_jobs.audit" in call and "--repair" in call]
     assert sought
@@ -299,7 +299,7 @@ def test_a_presplit_table_is_ingested_without_create(
 
 
 def printed_splits(calls: list[list[str]], config: Path, tablets: int) -> list[bytes]:
-    """Return the row keys that splits.py prints for the sample. Check its call in docs/operations.md."""
+    """Return the row keys that splits.py prints for the sample. Check how docs/operations.md calls it."""
     program = "deploy/bigtable/splits.py"
     assert of_program(calls, "python", program) == [["minnie", "datasets.yml", "200"]]
     ran = run_splits(config, tablets)

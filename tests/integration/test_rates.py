@@ -63,7 +63,7 @@ def test_less_than_a_second_is_too_little() -> None:
 
 
 def test_a_burst_at_the_start_of_an_unknown_run() -> None:
-    """The rate starts at the first record, so chunks of the first 0.1 s, computed before, do not count."""
+    """The rate starts at the first record. It excludes chunks of the first 0.1 s: they began earlier."""
     spread = [(NOW - 61 * SECOND + SECOND * i / 1_000, 1) for i in range(1_000)]
     assert rates_of([*spread, (NOW, 1)], None) == (886.23, 14.77)
 

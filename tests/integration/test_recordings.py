@@ -1,4 +1,4 @@
-"""Tests of the recorded graphs, from table or server to stored features."""
+"""Tests of ingesting the recorded graphs, from a table or a server, and of reading genuine cache rows."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def editor(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def touching(sample: Sample) -> Ids:
-    """Return the pairs of one object's supervoxels that touch across a chunk boundary."""
+    """Return each pair of supervoxels of the same object that touch across a chunk boundary."""
     labels = np.zeros(sample.voxel_size, dtype=np.uint64)
     owners = np.zeros(sample.voxel_size, dtype=np.uint64)
     for chunk in sample_chunks(sample):
@@ -132,7 +132,7 @@ def test_roots_are_connected_through_faces(sample: Sample, editor: SampleEditor,
 
 
 def single_is_needed(editor: SampleEditor, node: int, tree: dict[int, Ids]) -> bool:
-    """Return whether the node has cross-chunk edges at its layer, which a node with one child needs."""
+    """Return whether the node has cross-chunk edges at its layer. Only then may it have a single child."""
     below = [node]
     while any(i >> 56 > 2 for i in below):
         below = [j for i in below for j in (tree[i].tolist() if i >> 56 > 2 else [i])]
@@ -140,7 +140,7 @@ def single_is_needed(editor: SampleEditor, node: int, tree: dict[int, Ids]) -> b
 
 
 def test_cells_of_edges_as_kvdbclient_reads_them(sample: Sample, editor: SampleEditor, touching: Ids) -> None:
-    """Check that both nodes store each edge, at the last layer in which their chunks differ."""
+    """Check that each edge's two L2 nodes both store it, at the last layer in which their chunks differ."""
     from kvdbclient.attributes import Connectivity
 
     client = pcg(sample)

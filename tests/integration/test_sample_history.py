@@ -1,4 +1,4 @@
-"""Tests of valid nodes and changed roots of an edited sample, against a walk of all cells."""
+"""Tests of the valid nodes and changed roots of an edited sample, compared with all cells of its graph."""
 
 from __future__ import annotations
 

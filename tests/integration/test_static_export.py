@@ -73,7 +73,7 @@ def sampled(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="module")
 def recorded(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Export a version of the recorded graph between its edits. It retires roots of its base version."""
+    """Export version 2, made at a time between the recorded graph's edits. It retires roots of version 1."""
     folder = tmp_path_factory.mktemp("recorded")
     config = ingested(folder, recordings, "fixture_v2")
     recording = recordings.json("roots.json")

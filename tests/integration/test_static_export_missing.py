@@ -21,7 +21,7 @@ from tests.support.version_chains import node_ids
 
 
 def export_without_features(folder: Path, without: Any, group_rows: int, *flags: object) -> Path:
-    """Export a version of 6,000 nodes. Nodes in chunks for which ``without(x, y, z)`` holds lack features."""
+    """Export a version of 6,000 nodes. In chunks where ``without(x, y, z)`` is true, they lack features."""
     ids = node_ids(6_000)
     features = features_of(ids)
     features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
@@ -40,7 +40,7 @@ def export_without_features(folder: Path, without: Any, group_rows: int, *flags:
 
 @pytest.mark.parametrize("wanted", [10_000, 14_000])
 def test_files_have_the_wanted_size_where_most_nodes_are_missing(tmp_path: Path, wanted: int) -> None:
-    """Check with all missing nodes on one side of the volume."""
+    """Put all nodes without features on one side of the volume."""
     flags = ("--shard_size", wanted, "--cell_nodes", 25)
     output = export_without_features(tmp_path, lambda x, y, z: y >= 4, 500, *flags)
     uneven, several = uneven_indexes(output, wanted)
@@ -49,7 +49,7 @@ def test_files_have_the_wanted_size_where_most_nodes_are_missing(tmp_path: Path,
 
 @pytest.mark.parametrize("group_rows", [20_000, 50])
 def test_nodes_are_exported_whatever_a_sample_has(tmp_path: Path, group_rows: int) -> None:
-    """Omit the features of a file's first 4,000 nodes, or of most of its row groups."""
+    """The export samples a file whose first 4,000 nodes, or most row groups, have no features."""
     output = export_without_features(tmp_path, lambda x, y, z: x < 9, group_rows, *SMALL)
     for name in NODE_LAYERS:
         layer = StaticLayer(output / name)

@@ -1,4 +1,4 @@
-"""Tests of static exports of renewed versions: resumed, repeated and refused runs."""
+"""Tests of static exports of a renewed version (one with a base): resumed, repeated and refused runs."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_server_that_restarts(emulator: Emulator, monkeypatch: pytest.MonkeyPa
 
 # ------------------------------------------------------------------ streams that break off
 class CutStreams(grpc.GenericRpcHandler):
-    """A proxy of an emulator that breaks off the first ``cuts`` row streams after some messages."""
+    """A proxy of an emulator. It breaks off the first ``cuts`` row streams, each after ``after`` messages."""
 
     def __init__(self, host: str, cuts: int, after: int) -> None:
         self.channel, self.cuts, self.after = grpc.insecure_channel(host), cuts, after

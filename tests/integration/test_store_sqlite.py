@@ -267,7 +267,7 @@ os._exit(9)
 
 
 def test_backup_and_restore_as_the_page_says(tmp_path: Path) -> None:
-    """Check with an open store and a killed writer's log. Rows written after the backup are gone."""
+    """Use an open store and a killed writer's write-ahead log. Rows written after the backup are gone."""
     need_program(shutil.which("sqlite3"), "sqlite3 is not installed: apt-get install sqlite3")
     backup, restore = re.findall(r"`(sqlite3 l2cache\.db [^`]+)`", WRITTEN)
     url = f"sqlite://{tmp_path}/l2cache.db"

@@ -147,7 +147,7 @@ os.wait()
 
 
 def test_a_child_process_takes_its_own_locks(tmp_path: Path) -> None:
-    """Otherwise, another process could think itself the file's last user, and delete the write-ahead log."""
+    """If the child held no locks, another process that closes the file would delete the write-ahead log."""
     url = f"sqlite://{tmp_path}/store.db"
     with closing(open_store(url, "t")) as store:
         store.create(META)
@@ -158,7 +158,7 @@ def test_a_child_process_takes_its_own_locks(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_applied_fails_soon(folder: Path) -> None:
-    """A killed writer leaves a log, which SQLite can apply only in a writable folder."""
+    """A killed writer leaves a write-ahead log. SQLite can apply it only in a writable folder."""
     path = folder / "store.db"
     writer = open_store(f"sqlite://{path}", "t")
     writer.create(META)

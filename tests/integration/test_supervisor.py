@@ -110,7 +110,7 @@ def lock_of_bars() -> str:
 
 
 def test_a_killed_worker_leaves_no_semaphore() -> None:
-    """tqdm's default lock is a semaphore, of which Python would warn at the end of the job."""
+    """tqdm's default lock is a semaphore. If a killed worker left one, Python would warn at the job's end."""
     worker = Worker()
     worker.schedule(lock_of_bars)
     wait_for(lambda: worker.is_over, 60)

@@ -1,4 +1,4 @@
-"""Tests of launching updates, which need their topic of dead letters on any runner."""
+"""Tests of launching updates: on any runner, the topic of dead letters must exist."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_every_named_node_has_its_recorded_features(config: Path, recordings: Re
 
 
 def test_recompute_writes_the_same_bytes(config: Path, recordings: Recordings, tmp_path: Path) -> None:
-    """Replay each message twice, in another order, and after one row was changed."""
+    """Replay each message twice, in another order. Only recomputing restores a changed row."""
     messages = tmp_path / "messages"
     messages.mkdir()
     for file in (recordings.folder / "pubsub").glob("[0-9]*"):

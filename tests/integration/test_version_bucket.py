@@ -133,7 +133,7 @@ def test_versions_are_those_of_a_folder(v2: Path, bucket: Folder, tmp_path: Path
 def test_of_two_jobs_at_once_one_wins(
     v2: Path, bucket: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
-    """Check that the first manifest to be finished stays: a bucket has no locks."""
+    """Check that the job that finishes second fails and keeps the first manifest. A bucket has no locks."""
     config, create, firsts = own_copy(v2, tmp_path), Folder.create, list[bytes]()
 
     def overtaken(self: Folder, path: str, content: bytes) -> bool:

@@ -86,7 +86,7 @@ def test_sql_of_the_newest(site: Site) -> None:
 
 
 def test_summaries_are_those_of_today(site: Site, api: FlaskClient, recordings: Recordings) -> None:
-    """Check that a version's root summaries equal the live ones, apart from their retirement."""
+    """Check that a version's root summaries equal the live ones without `retired_at` and `successors`."""
     for number, roots in enumerate(site.roots, 1):
         asked = {"root_ids": sorted({*roots.values()})}
         today: Any = api.post(f"{TABLE}/roots/summary", json=asked).json

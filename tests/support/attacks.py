@@ -74,7 +74,7 @@ def server(genuine: Server) -> Iterator[Server]:
 
 
 def connected(server: Server | Nginx, *parts: bytes, room: int | None = None) -> socket.socket:
-    """Connect and send all parts unless the server closes. ``room`` is the receive buffer's size in bytes."""
+    """Connect, and send parts until the server closes. ``room`` is the receive buffer's size in bytes."""
     connection = socket.socket()
     connection.settimeout(20)
     if room is not None:

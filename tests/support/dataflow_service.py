@@ -57,7 +57,7 @@ class Service:
         monkeypatch.setattr(dataflow_runner, "time", clock)
 
     def close(self) -> None:
-        """Finish all jobs, and join the threads in which Beam polls their states."""
+        """Set all jobs to done, and join the threads in which Beam polls job states."""
         self.ends = STATES.JOB_STATE_DONE
         for thread in threading.enumerate():
             if "poll_for_job_completion" in thread.name:

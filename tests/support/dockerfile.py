@@ -40,7 +40,7 @@ def read_steps(dockerfile: str) -> list[Step]:
 
 
 def stages(steps: list[Step]) -> dict[str, list[Step]]:
-    """Return the instructions of each stage by name. Those of its base stages come first."""
+    """Return each stage's instructions by stage name. The instructions of its base stages come first."""
     found: dict[str, list[Step]] = {}
     for step in steps:
         if step.word == "FROM":
@@ -58,7 +58,7 @@ def environment(steps: list[Step]) -> dict[str, str]:
 
 
 def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
-    """Copy the sources of COPY from the repository to below ``root``; .dockerignore must not exclude them."""
+    """Copy into ``root`` what COPY copies from the repository. .dockerignore must allow each source."""
     ignored = (ROOT / f"{dockerfile}.dockerignore").read_text().split()
     for step in steps:
         if step.word != "COPY" or step.rest.startswith("--from="):
@@ -86,7 +86,7 @@ def last(steps: list[Step], word: str) -> str:
 
 
 def build(root: Path) -> Path:
-    """Build the packages in ``root/src`` into site-packages below ``root``, and return that folder."""
+    """Build the packages in ``root/src``. Return the site-packages folder below ``root`` that has them."""
     site = root / SITE.strip("/")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
     subprocess.run(command, cwd=root / "src", check=True, capture_output=True)
@@ -94,7 +94,7 @@ def build(root: Path) -> Path:
 
 
 def import_with_only(lock: str, code: str, variables: Mapping[str, str] | None = None) -> set[str]:
-    """Run code without the third-party modules that a lock file lacks, and return their names."""
+    """Run code, but hide third-party modules that the lock file lacks. Return the hidden modules' names."""
     required = (ROOT / lock).read_text()
     pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
     modules = packages_distributions().items()

@@ -40,7 +40,7 @@ def make_python(folder: Path, wheel: Path | None = None) -> Path:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip without PYTHONPATH. If it fails, the AssertionError has its messages."""
+    """Run pip without PYTHONPATH. Raises AssertionError with pip's messages if pip fails."""
     inside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ran = subprocess.run(
         [sys.executable, "-m", "pip", "-q", *arguments],
@@ -58,7 +58,7 @@ def site_packages(folder: Path) -> Path:
 
 
 def environment(python: Path, **more: str) -> dict[str, str]:
-    """Return an environment with ``python`` first on PATH and nothing from ``os.environ``."""
+    """Return environment variables with ``python`` first on PATH and nothing from ``os.environ``."""
     home = str(python.parents[1])
     return {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": home, "TMPDIR": home, **more}
 

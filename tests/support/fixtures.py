@@ -56,7 +56,7 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
-    """Return a function that finds a recording. Without recordings, skip the test, or fail it in CI."""
+    """Return a function that returns a recorded file's path, or skips the test (in CI: fails it)."""
 
     def path(name: str) -> Path:
         folder, how = shared_folder(), f"recordings: set {SHARED_VARIABLE} to their folder"
@@ -125,7 +125,7 @@ def recordings(
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small read-only segmentation; `dataset_file` makes its data sets file."""
+    """Return a small segmentation for reading only. `dataset_file` makes a data sets file for it."""
     size = Sample(grid=(3, 2, 2), chunk_size=(32, 32, 16))
     return once(tmp_path_factory, "sample", lambda folder: make_sample(folder, size)) / "segmentation"
 

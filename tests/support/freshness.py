@@ -1,4 +1,4 @@
-"""Helpers of the freshness tests: a fixed time, invalid `updates` notes, and an update recorder."""
+"""Helpers of the freshness tests: a fixed time, invalid texts of the note ``updates``, and a `Recorder`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ PROGRAM = "X-Requested-With: schemathesis"
 
 
 def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run all checks with so many examples of each operation, and return the finished process.
+    """Run all Schemathesis checks, with up to ``examples`` requests per API operation; return the process.
 
     Raises AssertionError if the server logged an exception.
     """
@@ -65,7 +65,7 @@ def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subproce
 
 
 def with_a_version(config: Path) -> Path:
-    """Add a version to a table of `indexed_table`."""
+    """Write version 1 of the table that `indexed_table` made, and return ``config``."""
     url = f"{config.parent}/versions"
     with closing(open_table(config)) as store:
         rows = Reader(store, GEOMETRY).read(node_ids()).rows
@@ -76,7 +76,7 @@ def with_a_version(config: Path) -> Path:
 
 
 def indexed_table(folder: Path) -> Path:
-    """Return the data sets file of a finished ingest. Each node has its own segment (ids 1 to 100)."""
+    """Return the data sets file of a fully ingested table. Its nodes are in segments 1 to 100, one each."""
     config = small_table(folder)
     with closing(open_table(config)) as store:
         start_index(store)

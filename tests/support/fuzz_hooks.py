@@ -1,4 +1,4 @@
-"""Schemathesis hooks: values of our API's formats, and corrections of requests."""
+"""Schemathesis hooks: generators for our API's string formats, and corrections of generated requests."""
 
 from __future__ import annotations
 

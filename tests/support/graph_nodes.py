@@ -1,4 +1,4 @@
-"""Helpers that list a grid's chunks and the recorded nodes valid at a time."""
+"""Helpers that list a grid's chunks, and the recorded nodes that are valid at a given time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorded roots as graphs return them, and checks against them."""
+"""Helpers that convert recorded roots to what `Graph` methods return, and check graphs against them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_roots(graph: Graph, recordings: Recordings, geometry: Geometry = GEOME
 
 
 def check_roots_at_times(graph: Graph, recordings: Recordings, geometry: Geometry = GEOMETRY) -> None:
-    """Check the roots of all recorded L2 ids at three times; other ids must have none."""
+    """Check the root of each recorded L2 id at three times. Ids that are not recorded must have no root."""
     recording = recordings.json("roots.json")
     every = as_ids([int(i) for i in recordings.json("l2_children.json")["l2"]])
     others = as_ids([0, UNKNOWN_ROOT, int(every.max()) + 1_000, (1 << 56) + 1])

@@ -64,7 +64,7 @@ def load_module(path: Path) -> Any:
 
 
 class Recordings:
-    """The recordings' files, and the address of the server for their graphs."""
+    """The folder of recorded files, and the port of the server that serves the recorded graphs."""
 
     def __init__(self, folder: Path, layers: Path) -> None:
         self.folder, self.layers = folder, layers

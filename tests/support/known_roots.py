@@ -52,7 +52,7 @@ class CellTable:
 
 
 class MemoryTable(CellTable):
-    """An in-memory table of rows, notes and root cells."""
+    """An in-memory table of node features, table notes and root cells (bytes by root id and cell name)."""
 
     name = "a_table"
 
@@ -157,7 +157,7 @@ def chain(ids: Ids) -> Pairs:
 
 
 def random_roots(counts: Sequence[int], seed: int = 0) -> dict[int, Ids]:
-    """Return a root for each n in ``counts``, with n nodes in random chunks. The first two share a node."""
+    """Return a root of n nodes in random chunks per n in ``counts``. The first two roots share a node."""
     rng, layout = np.random.default_rng(seed), GEOMETRY.layout
     roots = {}
     for i, n in enumerate(counts):

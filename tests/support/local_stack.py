@@ -64,7 +64,7 @@ class Up:
         self.family = [own, *own.children(recursive=True)]
 
     def leftovers(self) -> list[str]:
-        """Return processes left after 10 s: the stack's, and any with its folder in the command line."""
+        """Return processes that run after 10 s: the stack's, and any with its folder in the command line."""
         until = time.monotonic() + 10
         while True:
             named = [p for p in psutil.process_iter() if str(self.folder) in command_line(p)]

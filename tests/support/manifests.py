@@ -27,7 +27,7 @@ def render(folder: Path = EXAMPLE) -> list[dict[str, Any]]:
 
 
 class Container(NamedTuple):
-    """A container's spec, its pod's spec, and all its variables."""
+    """A container's spec, its pod's spec, and the container's environment variables."""
 
     spec: dict[str, Any]
     pod: dict[str, Any]

@@ -25,7 +25,7 @@ ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.
 
 @dataclass
 class NeuronApi:
-    """A client of the API, its store and its graph; ``published`` lists the ids that the API published."""
+    """A test client, and the API's store and graph. ``published`` lists the ids that the API published."""
 
     client: FlaskClient
     store: Store

@@ -28,7 +28,7 @@ READY, INCOMPLETE, UNKNOWN, NOT_A_ROOT, TOO_LARGE = RootStatus
 
 
 class Setting:
-    """A table and a graph. Its readers share nothing else, like readers in separate processes."""
+    """A table and a graph. `NeuronReader` instances of it share nothing else, as if in separate processes."""
 
     def __init__(self, roots: Mapping[int, Ids] = ROOTS, permanent: bool = True) -> None:
         self.table, self.graph = table_of(roots), KnownGraph(roots, permanent)

@@ -22,8 +22,7 @@ CHUNK = 256
 def graph_at(positions: Any, edges: Any, missing: Iterable[int] = (), root: int = ROOT) -> NeuronGraph:
     """Return a graph with a node at each of ``positions``, (n, 3) in whole nm. Its voxels are 1 nm wide.
 
-    Nodes are in the order of the positions. Their ids may be unsorted, because an id starts with a chunk.
-    Chunks are `CHUNK` nm wide.
+    Nodes are in the order of the positions, so their ids may be unsorted. Chunks are `CHUNK` nm wide.
     """
     positions = np.asarray(positions, dtype=np.int64).reshape(-1, 3)
     low = positions.min(axis=0)
@@ -52,7 +51,7 @@ def real_neuron(folder: Path) -> tuple[NeuronGraph, Any]:
 
 
 def random_tree(n: int, seed: int = 0, step: float = 900, branching: float = 1 / 30) -> tuple[Any, Any]:
-    """Return the positions in whole nm and the edges of a random tree with some small cycles."""
+    """Return a random tree with triangles added: positions (n, 3) in whole nm, and edges (m, 2)."""
     rng = np.random.default_rng(seed)
     parent = np.arange(-1, n - 1)
     branches = np.flatnonzero(rng.random(n) < branching)[1:]

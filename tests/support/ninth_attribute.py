@@ -28,7 +28,7 @@ def _ninth(measured: Measured) -> tuple[Any, ...]:
 
 
 def with_ninth_attribute(folder: Path) -> Path:
-    """Make a source tree of symlinks; only the schema and the kernel are files, with the attribute."""
+    """Make a source tree of symlinks. Only the schema and the kernel are copies, with the attribute added."""
     changed = {SCHEMA: _with_entry((SOURCES / SCHEMA).read_text())}
     changed[KERNEL] = (SOURCES / KERNEL).read_text() + COMPUTATION
     for part in (Path("l2features"), SCHEMA.parent, KERNEL.parent):

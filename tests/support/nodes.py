@@ -39,7 +39,7 @@ def open_nodes(dataset: Dataset) -> NodeSource:
 
 
 def strange_table(recordings: Recordings, name: str, cells: dict[int, bytes]) -> str:
-    """Load the recorded graph into a new table, with other children cells for some nodes; return its URL."""
+    """Load a recorded graph into a new table; return its URL. ``cells``: new children cells by node id."""
     dump = recordings.dump("graph_v2.json.gz")
     for key, row in dump["rows"]:
         raw = base64.b64decode(key)

@@ -12,9 +12,9 @@ from filelock import FileLock
 
 
 def once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that ``make`` has filled, in this pytest worker or in another.
+    """Return a folder that all pytest workers share. The first worker that needs it fills it with ``make``.
 
-    ``make`` starts with an empty folder, even after another worker failed or was killed in it.
+    ``make`` starts with an empty folder, even if another worker failed or was killed while filling it.
     """
     base = temporary.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name

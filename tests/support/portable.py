@@ -39,7 +39,7 @@ class Cluster(NamedTuple):
 
     @property
     def deadly(self) -> Path:
-        """Return a file in which a test may name another file. A worker that opens the named file exits."""
+        """Return a file that may hold a segmentation file's path. A worker that opens that path exits."""
         return self.record.with_name("deadly")
 
     @property
@@ -49,7 +49,7 @@ class Cluster(NamedTuple):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the workers' Python, which has the packages and the recorder."""
+    """Return the workers' Python, in which this repository's packages and `recorder` are installed."""
     folder = tmp_path_factory.mktemp("workers")
     python = make_python(folder)
     site = site_packages(folder)

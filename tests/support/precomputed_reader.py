@@ -10,7 +10,7 @@ POINTS = {"POINT": 1, "LINE": 2}
 
 
 class Annotation(NamedTuple):
-    """An annotation's points, properties by name, and, if read by id, related ids by relationship."""
+    """An annotation's points, properties by name, and related ids by relationship (only if read by id)."""
 
     points: list[tuple[float, ...]]
     properties: dict[str, float]
@@ -39,7 +39,7 @@ class Decoder:
         return Annotation(points, properties, {})
 
     def listed(self, body: bytes) -> dict[int, Annotation]:
-        """Return the annotations of a cell or a relationship by id, in file order."""
+        """Decode the annotations of one cell or one related id. Return them by their id, in file order."""
         (count,) = struct.unpack_from("<Q", body)
         assert len(body) == 8 + count * (self.size + 8)
         ids = struct.unpack_from(f"<{count}Q", body, 8 + count * self.size)

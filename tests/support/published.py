@@ -18,7 +18,7 @@ BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.
 
 
 class Published(NamedTuple):
-    """The paths of the packages' files, and the built sdist and wheel."""
+    """The packages' files as paths in the repository, and the paths of the built sdist and wheel."""
 
     files: set[str]
     sdist: Path
@@ -26,7 +26,7 @@ class Published(NamedTuple):
 
     @classmethod
     def below(cls, folder: Path) -> Published:
-        """Return what `build_packages` has put in a folder."""
+        """Find the sdist and wheel that `build_packages` put in a folder, and list the packages' files."""
         (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
         modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
         data = [ROOT / "l2features" / name for name in ("py.typed", "testing/golden.npz")]

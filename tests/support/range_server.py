@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Served(NamedTuple):
-    """The server's URL, each request's headers, and the statuses to answer instead of a byte range."""
+    """The server's URL, the headers of past requests, and statuses to send instead of byte ranges."""
 
     url: str
     asked: list[dict[str, str]]

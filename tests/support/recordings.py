@@ -18,7 +18,7 @@ EXACT = ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_cou
 def ingest(
     folder: Path, recordings: Recordings, graph: str, source: str, cv_path: str | None = None
 ) -> Store:
-    """Ingest a recorded graph at its T0 with the command, and return the open store."""
+    """Run the ingest command on a recorded graph, at the recording's time T0, and return the open store."""
     table = f"l2_{graph}_{abs(hash((source, cv_path))) % 10**8}"
     source = source.format(graph=graph)
     config = dataset_file(

@@ -70,7 +70,7 @@ class RootServer(ThreadingHTTPServer):
         return list(reversed(self.roots[root]["l2_ids"])) if root in self.roots else []
 
     def above(self, ids: list[int], seconds: float) -> list[int]:
-        """Return each L2 id's newest root created by a time, retired or not, as the genuine server does."""
+        """Return each L2 id's newest root as of ``seconds``, even if retired, as the genuine server does."""
         found: dict[int, int] = {}
         for root, entry in sorted(self.roots.items(), key=lambda item: item[1]["created_ms"]):
             if entry["created_ms"] <= seconds * 1000 + 0.5:

@@ -33,7 +33,7 @@ def run_export(
 
 
 def values_of(folder: Path, sharding: dict[str, Any]) -> dict[int, bytes]:
-    """Return all values in shards by key, as tensorstore reads them."""
+    """Return the values in a folder of shards by key, as tensorstore reads them."""
     base = {"driver": "file", "path": f"{folder}/"}
     spec = {"driver": "neuroglancer_uint64_sharded", "base": base, "metadata": sharding}
     store = tensorstore.KvStore.open(spec).result()
@@ -58,7 +58,7 @@ class StaticLayer:
         return values_of(self.path / index["key"], index["sharding"])
 
     def level(self, place: int) -> dict[int, dict[int, Annotation]]:
-        """Return a level's annotations by cell; check their positions and the level's limit."""
+        """Return a level's annotations by cell; check each annotation's place and the level's ``limit``."""
         level = self.info["spatial"][place]
         grid = tuple(level["grid_shape"])
         cells = np.array(list(np.ndindex(*grid)))
@@ -95,9 +95,9 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
 
 
 def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
-    """Return the shard sizes of each uneven index by name, and the names of all indexes with several shards.
+    """Return the uneven indexes' shard sizes by index name, and the names of all indexes with several shards.
 
-    An index with several shards is uneven if any shard's size is over 20% off ``wanted``, in bytes.
+    An index with several shards is uneven if a shard's size differs from ``wanted`` bytes by more than 20%.
     """
     uneven, several = dict[str, list[int]](), set[str]()
     for layer in NODE_LAYERS:

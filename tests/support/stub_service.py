@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Stub:
-    """A server at ``url``; ``answer`` makes its answers, and ``asked`` lists its requests."""
+    """A server at ``url``. ``answer`` makes the response to a request; ``asked`` lists all requests."""
 
     def __init__(self, url: str, answer: Callable[[Asked], Answer]) -> None:
         self.url, self.answer, self.asked = url, answer, list[Asked]()

@@ -1,4 +1,4 @@
-"""The message of tests that are skipped, or fail in CI, because gcloud is missing."""
+"""The message to show if gcloud is missing. Tests that need gcloud are then skipped; in CI, they fail."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def run_update(config: Path, messages: Path, *flags: str) -> Ran:
 
 @pytest.fixture(scope="module")
 def at_t0(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the data sets file of fixture_v2, whose SQLite table has the nodes valid at the time `T0`."""
+    """Ingest the nodes of fixture_v2 valid at `T0` into SQLite, and return the data sets file."""
     graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2"
     folder = tmp_path_factory.mktemp("t0")
     config = dataset_file(folder, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None)

@@ -1,4 +1,4 @@
-"""Helpers of the update tests: edits, an updater of the sample, and a faulty node source."""
+"""Helpers of the update tests: edits, an updater of the configured data sets, and a faulty node source."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fates(outcomes: list[Outcome]) -> dict[str, list[int]]:
 
 
 class Faulty:
-    """A node source that calls ``before``, which may raise. Only if it returns None, ``source`` is called."""
+    """A node source that first calls ``before``, which may raise. If it returns None, ``source`` computes."""
 
     def __init__(self, source: NodeSource, before: Any) -> None:
         self.source, self.before = source, before

@@ -1,4 +1,4 @@
-"""Chains of versions of random roots: a fresh version and its renewals."""
+"""Chains of versions of random roots: a fresh version, then renewals, each based on the one before."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def node_ids(count: int, seed: int = 0) -> Ids:
 def write_chain(
     path: Path, renewals: int = 2, seed: int = 0, parts: int = 3, group_rows: int = 17, nodes: int = NODES
 ) -> Chain:
-    """Write a fresh version and renewals, which move most nodes of some roots to new roots."""
+    """Write a fresh version, then renewals. Each renewal moves most nodes of some roots to new roots."""
     files, manifests = _files(renewals, seed, parts, group_rows, nodes)
     for name, content in files.items():
         file = path / name

@@ -33,7 +33,7 @@ def run_materialize(
 
 
 def made(config: Path, output: Path | str, time: int | str, *flags: object) -> Manifest:
-    """Make a version with the command, and return its manifest."""
+    """Run the materialize job, and return the manifest of the version that it writes."""
     done = run_materialize(config, output, time, *flags)
     assert done.returncode == 0, done.stderr
     number = int(done.stdout.split()[1])
@@ -41,7 +41,7 @@ def made(config: Path, output: Path | str, time: int | str, *flags: object) -> M
 
 
 def ingested(folder: Path, recordings: Recordings, graph: str) -> Path:
-    """Return the data sets file of a recorded graph, whose SQLite table has every node that ever existed."""
+    """Ingest every node that ever existed in a recorded graph into SQLite; return the data sets file."""
     source = f"bigtable://{PROJECT}/{INSTANCE}/{graph}"
     config = dataset_file(folder, recordings.cv_path(graph), graph=source, chunk_size=None)
     done = run_ingest(config, "--create", "--timestamp", "2026-11-21 00:27:44")
@@ -52,7 +52,7 @@ def ingested(folder: Path, recordings: Recordings, graph: str) -> Path:
 
 
 def other_graph(config: Path, folder: Path, graph: str) -> Path:
-    """Copy a data sets file and its table, with ``graph`` as the graph."""
+    """Copy a data sets file and its table, set the copy's graph to ``graph``, and return the new file."""
     copy = own_copy(config, folder)
     text = copy.read_text()
     before = text[text.index('"graph": "') :].split('"')[3]
@@ -93,7 +93,7 @@ def content(manifest: Manifest, folder: Path | str) -> list[Any]:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 digest of every file by path; it is empty for manifests, which contain a time."""
+    """Return each file's SHA-256 digest by path; "" for manifests, as they contain the time of creation."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     named = {str(path.relative_to(folder)): path for path in paths}
     return {

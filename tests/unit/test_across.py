@@ -1,4 +1,4 @@
-"""Tests of runs along the slowest axis: C and Fortran order yield the same runs and features."""
+"""Tests of finding runs of equal labels along a volume's slowest axis: C and Fortran order agree."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def node(x: int, number: int, children: list[int], valid: tuple[str, str] = ("",
 
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Return a data set of two four-supervoxel chunks. At time `EDIT`, a node of the first chunk splits."""
+    """Return a data set of two chunks, each of four supervoxels. At `EDIT`, a node of the first splits."""
     monkeypatch.setitem(SOURCES, "toy", ToyGraph)
     labels = np.zeros([a * b for a, b in zip(CHUNK_SIZE, GRID, strict=True)], dtype=np.uint64)
     for x in range(GRID[0]):
@@ -201,7 +201,7 @@ def test_its_roots(dataset: Dataset) -> None:
 
 
 def test_its_valid_nodes(dataset: Dataset) -> None:
-    """Check that the base class finds the valid nodes in a box, and refuses to return changed roots."""
+    """Check methods inherited from `Graph`: `valid_nodes` works, and `changed_roots` raises GraphError."""
     geometry, first, second = ingested(dataset, BEFORE).geometry, *(LAYOUT.chunk_id(x, 0, 0) for x in (0, 1))
     with closing(open_dataset_graph(dataset)) as graph:
         for box, time, numbers in (

@@ -65,7 +65,7 @@ def test_beam_has_such_options() -> None:
 
 
 def batches() -> Iterator[list[Flag]]:
-    """Yield the flags in batches with one flag per option, because parsers are slow to build."""
+    """Yield the flags in batches, to build few parsers. No two flags of a batch set the same option."""
     left = FLAGS
     while left:
         batch = list({flag.option: flag for flag in left}.values())

@@ -1,4 +1,4 @@
-"""Tests of runs in compressed segmentations: they equal those of the decoded voxels."""
+"""Tests of finding runs of equal labels in compressed segmentations, compared with the decoded voxels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def labels_of(random: np.random.Generator, size: Triple, labels: int, dtype: Any
 
 
 def check_runs(pieces: Iterable[Runs], expected: np.ndarray) -> None:
-    """Check that the pieces have exactly the volume's runs."""
+    """Check that all ``pieces`` together have exactly the runs of equal labels in ``expected``, a volume."""
     parts = [runs._replace(starts=runs.starts.copy(), labels=runs.labels.copy()) for runs in pieces]
     found, ids = find_runs(parts, expected.shape)  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.concatenate([runs.voxels() for runs in parts], axis=2), expected)

@@ -37,7 +37,7 @@ def test_a_float_that_may_have_been_rounded_is_named(text: str, form: str) -> No
 
 
 def test_a_column_with_a_gap() -> None:
-    """pandas turns ids beside a missing one into floats and a NaN, which is not JSON."""
+    """If an id is missing, pandas makes the column floats and the missing id NaN. NaN is not JSON."""
     column = [float(ID), float("nan"), float("-inf")]
     error = refused(json.dumps({"l2_ids": column[:1]}).encode())
     assert (error.status, error.body.value) == (422, "1.4411518807585587e+17")

@@ -1,4 +1,4 @@
-"""Tests of id ranges in boxes of chunks, compared with a look at every chunk."""
+"""Tests of the id ranges that cover a box of chunks, compared with a loop over all chunks."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def some_ids(random: np.random.Generator, layout: IdLayout, grid: Triple, share:
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.95, 1])
 def test_ranges_without_ids(share: float) -> None:
-    """Check that exactly the runs of `SHORTEST` or more consecutive ``ids`` are removed."""
+    """Check that `ranges_without` removes ids exactly where `SHORTEST` or more of them are consecutive."""
     random, grid, layout = np.random.default_rng(5), (3, 2, 37), layout_of(8)
     ranges = ranges_within(layout, grid, ChunkBox((1, 0, 1), grid), range(2, 3), 2)
     ids = some_ids(random, layout, grid, share)

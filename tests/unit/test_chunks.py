@@ -76,7 +76,7 @@ def test_neighbours_in_the_order_are_not_neighbouring_chunks(grid: Triple) -> No
 
 
 def test_a_hundred_chunks_in_a_row_are_spread_over_the_keys() -> None:
-    """Check that the largest gap between the keys is less than three times the mean gap."""
+    """Check that the largest gap between places in row-key order is less than three times the mean gap."""
     box = whole_box((100, 100, 20))
     for first in (0, 12_345, 199_900):
         keys = np.sort(np.ravel_multi_index(tuple(box.positions(first, first + 100).T), box.shape))

@@ -61,7 +61,7 @@ def stub() -> Iterator[Stub]:
 
 
 def keep_token(url: str, place: int, content: str) -> None:
-    """Write the token file at this index of `token_files`."""
+    """Write ``content`` to the token file ``token_files(url)[place]``."""
     token_files(url)[place].write_text(content)
 
 

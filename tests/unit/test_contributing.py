@@ -1,4 +1,4 @@
-"""Tests of the contributors' files: their programs exist, and workflows run the same commands."""
+"""Tests of the contributors' files: their programs exist, and workflows run the commands of `.ci/run`."""
 
 from __future__ import annotations
 

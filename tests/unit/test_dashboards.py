@@ -59,7 +59,7 @@ def client(everyone: None, config: Path) -> FlaskClient:
 
 
 def state_of(client: FlaskClient, until: Callable[[Any], Any] = lambda state: state["sample"]) -> Any:
-    """Poll the state until it fulfils ``until``."""
+    """Poll the dashboard's state until ``until(state)`` is true, and return it."""
     end = time.monotonic() + 60
     while not until(state := client.get(STATE).json):
         assert time.monotonic() < end, state

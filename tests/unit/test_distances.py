@@ -1,4 +1,4 @@
-"""Tests of distances to other labels, in integers of each width, against the plain version in oracle.py."""
+"""Tests of distances to other labels, for each integer width, against the reference in oracle.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]
 
 
 def use_only(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
-    """Make `measure` return None unless ``kind`` is the integer type that it uses first."""
+    """Make each call of `measure` return None if the first of its two integer types is not ``kind``."""
 
     def measured(*arguments: Any) -> Spans | None:
         return measure(*arguments) if arguments[4][0] is kind else None
@@ -110,7 +110,7 @@ def test_resolutions_of_many_decimals_are_measured_by_edt(monkeypatch: pytest.Mo
 
 
 def test_squares_beyond_32_bits_at_the_end_of_a_chunk() -> None:
-    """Labels reach the last voxel. 64-bit squared distances written past it must not remain in the result."""
+    """The kernel writes 64-bit squared distances past the last voxel. They must not remain in the result."""
     noise = np.random.default_rng(1).integers(0, 6, (21, 27, 21)).astype(np.uint16)
     rows = compute_features(noise, (10**6, 10**6, 10**6 + 1))
     assert rows["mean_dt_nm"].tolist() == [65504] * 5

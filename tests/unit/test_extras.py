@@ -26,7 +26,7 @@ Extras = dict[str, list[str]]
 
 @pytest.fixture(scope="module")
 def declared() -> Extras:
-    """Return the requirements of each extra and the extras in it; the key "" stands for no extra."""
+    """Return each extra's requirements, including those of nested extras. The key "" stands for no extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
 

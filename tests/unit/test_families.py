@@ -1,4 +1,4 @@
-"""Tests of finding L2 nodes through their parents, and of parents' rows that lack cells."""
+"""Tests of finding L2 nodes in the `children` cells of their parents' rows, some of which lack cells."""
 
 from __future__ import annotations
 

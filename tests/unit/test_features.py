@@ -1,4 +1,4 @@
-"""Tests of the feature kernel against recordings, our golden chunk and the plain version in oracle.py."""
+"""Tests of the feature kernel against recordings, our golden chunk and the reference in oracle.py."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_fuzz(shape: tuple[int, int, int], resolution: tuple[float, ...], kind: 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_supervoxels(order: Literal["C", "F"]) -> None:
-    """Check that a label per supervoxel yields the same features as the relabelled volume."""
+    """Check that mapping supervoxels to labels yields the same features as relabelling the volume."""
     random = np.random.default_rng(4)
     volume = make_blobs(random, (50, 40, 30), 80).astype(np.uint64) * np.uint64(2**58 + 12345)
     chunk = SegmentedChunk(np.array(volume, order=order))

@@ -1,4 +1,4 @@
-"""Tests of roots without a graph: segments are compared with the segmentation's voxels."""
+"""Tests of data sets without a graph: their segments are the roots, and must match the voxels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ingested(folder: Path, labels: Labels, create: bool = True) -> Ingest:
 def counted(
     ingest: Ingest, labels: Labels
 ) -> tuple[dict[int, dict[int, int]], dict[int, set[tuple[int, ...]]]]:
-    """Return each segment's voxels by node, and its edges, counted chunk by chunk."""
+    """Return each segment's number of voxels by node, and its edges as pairs of nodes."""
     voxels: dict[int, dict[int, int]] = {}
     nodes: dict[tuple[Chunk, int], int] = {}
     parts: dict[Chunk, Labels] = {}
@@ -185,7 +185,7 @@ def test_edges_are_those_of_rows_that_have_been_read(
 
 # ------------------------------------------------------------------ tables of older versions
 def forget_index(ingest: Ingest) -> Store:
-    """Delete the segment index, which older code did not write, and open the store."""
+    """Delete the segment index, as if older code had written the table, and open the store."""
     with closing(sqlite3.connect(ingest.dataset.store.removeprefix("sqlite://"))) as db:
         db.executescript("DROP TABLE 'l2cache_sample.segments'; DELETE FROM notes")
     return ingest.open_store()

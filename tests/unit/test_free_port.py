@@ -1,4 +1,4 @@
-"""Ports that tests choose for their servers."""
+"""Tests of `free_port`, which chooses ports for tests' servers."""
 
 import socket
 
@@ -12,7 +12,7 @@ def _chosen_by_system() -> int:
 
 
 def test_no_other_process_gets_a_chosen_port() -> None:
-    """Let the system choose ports. Of 28,000 in all, some would be the chosen ones otherwise."""
+    """Let the system choose 20,000 of its 28,000 ports. None is one of the 100 that `free_port` chose."""
     chosen = {free_port() for _ in range(100)}
     assert len(chosen) == 100
     assert not chosen & {_chosen_by_system() for _ in range(20_000)}

@@ -14,7 +14,7 @@ from l2features.core.futures import Beside, SharedCalls
 
 
 class Calls:
-    """A callable that counts its calls, which wait for ``go_on``; the first one may fail."""
+    """A callable that counts its calls. Each waits for ``go_on``; the first may raise ``failure``."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.count, self.failure = 0, failure

@@ -1,4 +1,4 @@
-"""Tests of nodes cut out of a chunk: their bytes equal those from the whole chunk."""
+"""Tests of the features of some of a chunk's nodes: their bytes equal those from the whole chunk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def supervoxels(seed: int, shape: Shape, order: Literal["C", "F"]) -> np.ndarray
 
 
 def alone(volume: np.ndarray, label: int, members: list[int], resolution: tuple[float, ...]) -> bytes:
-    """Return the bytes of the row of a node that is alone in its chunk."""
+    """Return the bytes of a node's features, computed with all other supervoxels set to background."""
     mask = np.isin(volume, np.array(members, np.uint64)) & (volume != 0)
     return compute_features(np.where(mask, np.uint64(label), np.uint64(0)), resolution).tobytes()
 

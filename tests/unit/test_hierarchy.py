@@ -70,7 +70,7 @@ def test_a_chain_nests_by_two() -> None:
 
 
 def test_a_node_skips_to_the_layer_of_its_first_edge() -> None:
-    """The nodes lie in different chunks of layer 4, so their edge is of layer 4. Layer 3 has no parents."""
+    """The nodes' chunks differ up to layer 4, so their edge is of layer 4. Layer 3 has no parents."""
     found = tree([node(3), node(4)], [(node(3), node(4))])
     assert found == {(4, 0): [node(3)], (4, 1): [node(4)], (5, 0): found[5, 0]}
     assert {child >> 56 for child in found[5, 0]} == {4}

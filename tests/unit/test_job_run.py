@@ -50,7 +50,7 @@ class Toy:
 
 
 def run(folder: Path, end: Callable[[Chunk], list[AttemptEnd]]) -> tuple[Toy, list[object], JobRun[object]]:
-    """Return an executor, its list of results, and a run of the job of `BOX`."""
+    """Return an executor, the list to which results go, and the run of a job for the chunks in `BOX`."""
 
     def pending(_: Store, first: int, last: int) -> list[Chunk]:
         return [Chunk(*xyz) for xyz in BOX.positions(first, last).tolist()]

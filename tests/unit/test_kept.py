@@ -1,4 +1,4 @@
-"""Tests of roots' results stored in a table's cells, and of the cache in front of them."""
+"""Tests of storing results of roots, such as summaries, in a table's cells, and of the cache in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the cache of roots, and of walks among the nodes of a box."""
+"""Tests of the cache of nodes' roots, and of walks from nodes up to their highest known ancestors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_failed_read_leaves_the_cache_as_it_was() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_walks_end_where_the_nodes_do(seed: int) -> None:
-    """Parents lie in any higher layer; those of half of the upper nodes are unknown."""
+    """Parents lie in any higher layer. About half of the nodes of layers 3 and 4 have no known parent."""
     random = np.random.default_rng(seed)
     layers = [
         (np.uint64(layer) << np.uint64(56)) + np.arange(1, 200, dtype=np.uint64) for layer in (2, 3, 4, 5)

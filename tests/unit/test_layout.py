@@ -135,7 +135,7 @@ def test_a_table_that_exists_keeps_its_layout(long_volume: Dataset) -> None:
 
 
 def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_path: Path) -> None:
-    """Check a segmentation in the wrong unit, and a graph whose chunks are too large."""
+    """Check a segmentation with voxels of 1 m, and a graph whose chunks are too large."""
     dataset = Dataset(
         name="d",
         cv_path=f"file://{tmp_path}",

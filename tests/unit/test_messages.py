@@ -199,7 +199,7 @@ def test_an_edit_needs_nothing_but_its_ids() -> None:
 
 
 def test_attributes_tell_the_kind_and_the_length_does_not() -> None:
-    """PCGL2Cache's worker took every payload of a multiple of 8 bytes for ids."""
+    """PCGL2Cache's worker read every payload as ids if its length was a multiple of 8 bytes."""
     payload = pickle.dumps({"new_lvl2_ids": [NODE], "pad": "xxx"}, 4)
     assert len(payload) % 8 == 0
     for attributes in (EDIT, {"table_id": "a"}, {"table_id": "a", "remesh": "true"}):

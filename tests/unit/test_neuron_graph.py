@@ -17,7 +17,7 @@ from tests.support.neurons import graph_at, random_tree
 
 
 def sorted_graph(positions: np.ndarray, edges: np.ndarray, root: int = 7) -> NeuronGraph:
-    """Return a graph in the reader's form: ids are sorted, and edges are pairs of ids."""
+    """Return a graph made by `NeuronGraph.of`, from sorted node ids and from edges as pairs of ids."""
     graph = graph_at(positions, edges, root=root)
     order = np.argsort(graph.node_ids)
     pairs = np.sort(graph.node_ids[graph.edges], axis=1)

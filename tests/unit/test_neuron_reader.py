@@ -1,4 +1,4 @@
-"""Tests of summaries of roots: they are read from the store or computed, and stored ones are never wrong."""
+"""Tests of summaries of roots. Incomplete ones are never stored, and outdated ones are computed again."""
 
 from __future__ import annotations
 

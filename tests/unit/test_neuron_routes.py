@@ -1,4 +1,4 @@
-"""Tests of the routes of roots: status, summaries, nodes, graphs, missing nodes and errors."""
+"""Tests of the HTTP routes for roots: status, summaries, nodes, graphs, missing nodes and errors."""
 
 from __future__ import annotations
 

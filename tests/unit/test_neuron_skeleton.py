@@ -1,4 +1,4 @@
-"""Tests of skeletons: a real neuron as in pcg_skel, components, joins, radii, and tiny roots."""
+"""Tests of skeletons: equality with pcg_skel on a real neuron, components and joins, radii, and tiny roots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALONG = np.stack([np.arange(39), np.arange(1, 40)], axis=1)
 
 
 def check_is_forest(skeleton: Skeleton) -> None:
-    """Check that parents have no cycles, and that there are as many edges as parents."""
+    """Check that parents have no cycles, and that there is one edge per vertex with a parent."""
     at = np.arange(len(skeleton))
     for _ in range(len(skeleton)):
         if (skeleton.parents[at] < 0).all():
@@ -56,7 +56,7 @@ def test_a_real_neuron(shared: Shared, kind: str, options: dict[str, Any]) -> No
 
 
 def ours_nodes(graph: NeuronGraph, skeleton: Skeleton) -> np.ndarray:
-    """Return each vertex's index into ``graph.node_ids``, which may be unsorted."""
+    """Return each vertex's index into ``graph.node_ids``. These ids may be unsorted."""
     order = np.argsort(graph.node_ids)
     return order[np.searchsorted(graph.node_ids, skeleton.l2_ids, sorter=order).clip(max=len(graph) - 1)]
 

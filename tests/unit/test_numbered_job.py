@@ -1,4 +1,4 @@
-"""Tests of jobs with numbered units of work."""
+"""Tests of jobs over numbered units of work, such as the partitions of a version."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def when_shared(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_requests_at_once_share_one_computation(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, read: str
 ) -> None:
-    """The first request reads the root's nodes until the second one waits for it. No results are kept."""
+    """The first request blocks in its read until the second one waits for its result. Nothing is stored."""
     root, original = next(iter(ROOTS)), KnownGraph.root_nodes
     reading, waiting = threading.Event(), when_shared(monkeypatch)
 

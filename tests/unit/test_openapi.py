@@ -248,7 +248,7 @@ def test_answers_are_as_described(app: OpenAPI, document: dict[str, Any], query:
 def test_the_time_of_a_data_set_is_named_for_what_it_is(
     tmp_path: Path, document: dict[str, Any], graph: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that a data set's time is `timestamp` with a graph, and `ingested_at` without one."""
+    """Check that a data set with a graph reports `timestamp`, and one without a graph `ingested_at`."""
     monkeypatch.setattr("api.app.auth_disabled", lambda: True)
     monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
     config = small_table(tmp_path)

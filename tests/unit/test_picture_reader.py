@@ -24,7 +24,7 @@ NODES = NODE_LAYERS["nodes"]
 
 
 class Setting:
-    """A table and a graph; `pictures` returns a reader as in a new process."""
+    """A table and a graph. `pictures` returns a new reader, with nothing cached in memory."""
 
     def __init__(self, permanent: bool = True) -> None:
         self.table, self.graph = table_of(ROOTS), KnownGraph(ROOTS, permanent)

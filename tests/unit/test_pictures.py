@@ -81,7 +81,7 @@ def test_info_leaves_nothing_out() -> None:
 
 @pytest.mark.parametrize(("grid", "has_overview"), [((16, 16, 16), False), ((100, 100, 50), True)])
 def test_a_view_of_many_chunks_reads_none(grid: tuple[int, ...], has_overview: bool) -> None:
-    """Neuroglancer wants one node per 8 x 8 pixels, and reads chunks only if the overview has fewer."""
+    """Neuroglancer wants one node per 8 x 8 pixels. It reads chunks only if the overview has fewer nodes."""
     size = tuple(np.multiply(grid, GEOMETRY.chunk_size).tolist())
     geometry = replace(GEOMETRY, voxel_size=size)
     info = NODES.annotations.info(geometry, [ROOT], 300)

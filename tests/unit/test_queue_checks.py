@@ -15,7 +15,7 @@ TOPIC, SUBSCRIPTION = "projects/p/topics/edits", "projects/p/subscriptions/l2-ed
 
 
 def client(found: Any, allowed: Any) -> Any:
-    """Return a client whose calls return or raise these values."""
+    """Return a client whose lookups return or raise ``found``, and whose permission checks ``allowed``."""
 
     def returns(value: Any) -> Any:
         def call(**_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tests of recently published ids: known for exactly the interval, bounded, and separate by table."""
+"""Tests of `RecentIds`: ids are remembered for a fixed interval, by table, and up to a capacity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_like_a_list_of_times(steps: list[tuple[str, set[int], float, bool]]) -> None:
-    """Compare with a dictionary of the time at which each id was added."""
+    """Compare `RecentIds` with a dictionary of the time at which each id was added."""
     recent, now = RecentIds(INTERVAL), 0.0
     added: dict[tuple[str, int], float] = {}
     for table, wanted, pause, forget in steps:

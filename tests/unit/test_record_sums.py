@@ -1,4 +1,4 @@
-"""Tests of sums of chunk records from Bigtable's cells: they equal the sums of decoded records."""
+"""Tests of totals of chunk records: sums taken from Bigtable's cells equal sums over decoded records."""
 
 from __future__ import annotations
 

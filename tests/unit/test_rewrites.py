@@ -1,4 +1,4 @@
-"""Tests of the generation of a table's rows, which changes whenever rows are replaced."""
+"""Tests of a table's generation, an id that changes whenever rows are replaced."""
 
 from __future__ import annotations
 

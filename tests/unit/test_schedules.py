@@ -1,4 +1,4 @@
-"""Tests of the examples of schedules: their commands and options are valid for the job."""
+"""Tests of the example schedules: their commands and options are valid for `beam_jobs.materialize`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CRON = re.compile(r"([0-9*,/-]+ ){4}[0-9*,/-]+")
 
 
 def check_options(words: list[str]) -> None:
-    """Check that the job accepts the options, and that they name a valid folder and the latest version."""
+    """Check that the job accepts the options: a valid output folder, and the latest version as the base."""
     args, flags = materialize.parse(words)
     assert flags == []
     assert (args.dataset, args.timestamp, args.base) == ("minnie", "today", "latest")

@@ -123,7 +123,7 @@ def test_cells_have_the_codes_of_cloud_volume(edge: int) -> None:
 
 # ------------------------------------------------------------------ sizes of shards
 def check_sizes(files: np.ndarray, sharding: Sharding, wanted: int) -> None:
-    """Check that padded files have 0.81 to 1.15 times the wanted size. One file alone may be smaller."""
+    """Check that files with index and padding have 0.81 to 1.15 times the wanted size; an only file may be less."""
     assert len(files) == 1 << sharding.shard_bits
     written = np.maximum(files + sharding.index_bytes, least_bytes(sharding, wanted))
     assert written.max() <= 1.15 * wanted
@@ -167,7 +167,7 @@ def test_files_of_large_lists_are_within_a_fifth_of_the_wanted_size(share: float
 
 @pytest.mark.parametrize("wanted", [6_000, 20_000, 100_000])
 def test_small_files_of_ids_are_within_a_fifth_of_the_wanted_size(wanted: int) -> None:
-    """Check files of 100 to 1,700 ids, the fullest of which has many more than the mean."""
+    """Check files of some 100 to 1,700 ids. Hashing fills files this small unevenly."""
     for keys in np.geomspace(20_000, 500_000, 12).astype(int).tolist():
         sharding = record_sharding(keys, 60.0, wanted)
         ids = np.random.default_rng(keys).integers(1, 1 << 60, keys).astype(np.uint64)
@@ -235,7 +235,7 @@ def test_empty_levels_have_one_shard() -> None:
 
 # ------------------------------------------------------------------ bytes
 def decoded(sharding: Sharding, content: bytes) -> dict[int, bytes]:
-    """Return the values in a shard of raw data and raw indexes, read as the specification says."""
+    """Return an uncompressed shard's values by id, decoded as Neuroglancer's sharded format specifies."""
     head = np.frombuffer(content, "<u8", 2 << sharding.minishard_bits).reshape(-1, 2)
     found: dict[int, bytes] = {}
     for start, end in (head + np.uint64(sharding.index_bytes)).tolist():

@@ -123,7 +123,7 @@ def test_a_file_of_format_1_is_written_on(old: Store) -> None:
 
 @pytest.fixture
 def newer(old: Store) -> np.ndarray:
-    """Write 300 rows to the table of format 1, and return them."""
+    """Write 300 rows in the current format to the table of format 1, and return them."""
     features = features_of(range(FIRST + 100, FIRST + 400), seed=4)
     old.create(META)
     old.write(features)

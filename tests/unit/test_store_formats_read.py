@@ -65,7 +65,7 @@ def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
 
 
 def write_between(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> None:
-    """Let another connection write once, after a read has read the formats."""
+    """Call ``write`` once during the next read, just after this read has loaded the formats."""
     genuine = tables.stored_formats
 
     def stored_formats(*args: Any) -> Any:

@@ -94,7 +94,7 @@ def attempt(messages: Sequence[bytes]) -> Decoded | str:
 
 
 def agree(messages: Sequence[bytes]) -> Decoded | None:
-    """Check that both decoders agree, and return the rows, or None for an error."""
+    """Check that our decoder and Google's client agree. Return the rows, or None for an error."""
     agree_on_cells(messages)
     expected, decoded = plainly_decoded(messages), attempt(messages)
     if isinstance(decoded, str) or isinstance(expected, str):
@@ -111,7 +111,7 @@ def agree(messages: Sequence[bytes]) -> Decoded | None:
 
 
 def agree_on_cells(messages: Sequence[bytes]) -> None:
-    """Check that both decoders agree on the cells of any columns."""
+    """Check that our decoder and Google's client agree on the cells of all columns."""
     expected: list[tuple[int, bytes, bytes]] = []
     complaint = ""
     try:
@@ -158,7 +158,7 @@ ROWS = st.dictionaries(
 
 
 def chunks_of_row(draw: st.DrawFn, key: bytes, cells: Cells) -> Iterator[Any]:
-    """Yield the chunks of a row; inherited fields may be left out, and values may be split."""
+    """Yield a row's ReadRows chunks. Fields equal to the previous chunk's may be unset, and values split."""
     before: tuple[Any, Any] = (None, None)
     for i, (family, qualifier, value) in enumerate(cells):
         chunk = Chunk(timestamp_micros=draw(st.sampled_from([0, 1000, 2**62])), value=value)

@@ -39,7 +39,7 @@ def counting(config: Path) -> Iterator[Updater]:
 
 
 def apply(updater: Updater, members: list[Member]) -> dict[str, list[Outcome]]:
-    """Compute and write the members, and return the outcomes by message."""
+    """Compute and write the ids of ``members`` (parts of messages); return the outcomes by message."""
     found: dict[str, list[Outcome]] = {}
     for computed in updater.compute(PLACE, members):
         for member, outcomes in updater.write(computed):

@@ -68,7 +68,7 @@ def members_of(ids: Ids, published: float) -> list[Member]:
 
 @pytest.mark.parametrize("error", TRANSIENT)
 def test_a_transient_error_is_raised_before_anything_is_yielded(repeating: Updater, error: Exception) -> None:
-    """After a graph error only, each message is computed alone, and all but the failing one are stored."""
+    """After a graph error, each message is retried alone, and the others are stored. Else nothing is stored."""
     ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 3)
     fail_for(repeating, int(ids[1]), error)
     found: list[Any] = []
@@ -81,7 +81,7 @@ def test_a_transient_error_is_raised_before_anything_is_yielded(repeating: Updat
 
 @pytest.mark.parametrize(("forbidden", "age_s"), [(1, 0.0), (1, 200.0), (0, 0.0)])
 def test_nodes_with_denied_files_are_repeated(repeating: Updater, forbidden: int, age_s: float) -> None:
-    """A 403 may be transient or mean a missing file, which is permanent."""
+    """A 403 may be transient, or mean a missing file. It is retried while the message is new."""
     ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 1)
 
     def hollow(wanted: Ids) -> NodeFeatures:
@@ -103,7 +103,7 @@ def test_nodes_with_denied_files_are_repeated(repeating: Updater, forbidden: int
 def test_permanent_errors_and_old_messages_are_refused(
     repeating: Updater, error: Exception, age_s: float
 ) -> None:
-    """The age is that of the message, not of the process."""
+    """``age_s`` is the age of the message, not of the process."""
     if error in TRANSIENT and not age_s:
         return
     ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 2)

@@ -1,4 +1,4 @@
-"""Tests of batches of messages' ids, and of the verdict on a message from the outcomes of its ids."""
+"""Tests of batches with a bounded number of ids, and of a message's verdict from its ids' outcomes."""
 
 from __future__ import annotations
 

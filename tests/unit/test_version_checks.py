@@ -60,7 +60,7 @@ def test_progress_counts_all_bytes(chain: Chain) -> None:
 def rewritten(
     folder: Folder, manifest: Manifest, layout: str, change: Callable[[Any], Any], **fields: Any
 ) -> Manifest:
-    """Replace the first file of a layout by a changed table; return the manifest with its hash."""
+    """Apply ``change`` to a layout's first file; return the manifest with the new hash and ``fields``."""
     writer = VersionWriter(folder, GEOMETRY)
     file = next(f for f in manifest.layers[-1].files if f.layout == layout)
     content = folder.read(file.path)

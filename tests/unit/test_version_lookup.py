@@ -1,4 +1,4 @@
-"""Tests of lookups in versions: they match a plain reading, read few row groups, and report damage."""
+"""Tests of lookups in versions: they find what a full read finds, read few row groups, and report damage."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_other_work_of_the_same_number_is_refused(
 
 @pytest.mark.parametrize("same", [True, False])
 def test_of_two_that_begin_at_once_one_writes_the_plan(folder: Folder, same: bool) -> None:
-    """Both find no plan; the later one takes the other's plan, or is refused."""
+    """Two jobs find no plan. The later one takes the other's plan if it matches, and is refused if not."""
     other = PLAN if same else PLAN.model_copy(update={"timestamp": TIME + timedelta(days=1)})
 
     def overtaken(plan: Plan) -> Plan:

@@ -1,4 +1,4 @@
-"""Tests of SQL over versions: results match a plain reading, and errors have one line."""
+"""Tests of SQL over versions: results equal those of a full read, and errors have one line."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_a_slow_list_delays_none_of_another_data_set(chain: Chain, monkeypatch: 
 
 
 def test_a_slow_list_is_too_slow(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either the request's time limit or that of the wait for the list may end first."""
+    """Two time limits apply: the request's, and that of its wait for the list. Either may end first."""
     client = client_of(tmp_path, monkeypatch, chain.folder.url, root_timeout_s=0.3)
     path, release = f"{TABLE}/precomputed/segment_properties/version-2/info", threading.Event()
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Tests of the layers and scales that are read: all others are refused in one line when opened."""
+"""Tests of opening layers: a scale is chosen, and unsupported layers fail with a one-line error."""
 
 from __future__ import annotations
 

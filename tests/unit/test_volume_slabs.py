@@ -91,7 +91,7 @@ def test_slabs_share_one_small_buffer(tmp_path: Path, labels: np.ndarray) -> Non
 
 
 def test_compressed_slabs_share_little_memory(tmp_path: Path, labels: np.ndarray) -> None:
-    """Check that a file is decoded a few planes at a time, and that only the first slab counts it as read."""
+    """Check that a file is decoded a few planes at a time, into the same memory, and is counted only once."""
     folder = make_layer(tmp_path, labels, chunk_size=SIZE, encoding="compressed_segmentation")
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SIZE, SIZE, IdLayout({2: 10}))
     with pytest.MonkeyPatch.context() as patch:

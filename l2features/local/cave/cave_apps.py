@@ -1,4 +1,4 @@
-"""CAVE's services for the data sets of a file; a graph is opened when it is first requested."""
+"""CAVE's graph server and info service for local data sets. A graph is opened when first requested."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Graphs:
 
 
 def cave_apps(datasets: Iterable[Dataset]) -> Mapping[str, Any]:
-    """Map each path to the WSGI application that serves it."""
+    """Return the graph server and the info service as WSGI applications, by the URL path to mount them at."""
     graphs = Graphs(datasets)
     info = InfoApp(graphs.urls, graphs.__getitem__)
     return {SERVER_PATH: GraphApp(graphs.__getitem__), "/info": info}

@@ -19,7 +19,7 @@ MOST_NODES = 10_000_000
 
 
 class CaveGraph(BigtableGraph):
-    """A graph's table, with the reads that a graph server needs. All methods raise GraphError."""
+    """A graph's table, with the reads that a graph server needs. All methods may raise GraphError."""
 
     def parents(self, ids: Ids, time: datetime) -> Ids:
         """Return the parents of sorted, unique ids at ``time``; 0 for an id without a parent."""
@@ -63,7 +63,7 @@ class CaveGraph(BigtableGraph):
         return {root: int(value) for root, value in cells}
 
     def logged_roots(self, start: datetime, end: datetime) -> Ids:
-        """Return the roots made by operations that were logged from ``start`` to ``end``."""
+        """Return the roots that operations logged from ``start`` to ``end``, both included."""
         from ...graph.operation_log import logged_roots
 
         return logged_roots(self._read, start, end)

@@ -1,6 +1,7 @@
 """CAVE's info service, as a WSGI application to mount at ``/info``.
 
-Clients derive every URL from a data stack's ``local_server``: the scheme and host of their own request.
+A data stack's ``local_server`` is the scheme and host of the client's request. Clients derive the URLs of
+other services from it.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ BEFORE_FIRST = timedelta(milliseconds=500)
 
 
 class NotFound(LookupError):
-    """The graph does not have an id, or cannot be read at the requested time."""
+    """The requested graph, root, ancestor or operation does not exist, or not yet at the requested time."""
 
 
 class Pcg:
-    """Content of responses about one graph; ``info`` is from `served_info`. All methods raise GraphError."""
+    """Content of responses about one graph; ``info`` is from `served_info`. Methods may raise GraphError."""
 
     def __init__(self, graph: CaveGraph, info: dict[str, Any]) -> None:
         self.graph, self.info = graph, info
@@ -46,7 +46,7 @@ class Pcg:
 
     # ------------------------------------------------------------------ downwards
     def leaves(self, nodes: Ids, layer: int, box: Box | None) -> dict[int, Ids]:
-        """Map each node to the nodes of ``layer`` below it; with ``box``, only those in these chunks."""
+        """Map each node to the nodes of ``layer`` below it; with ``box``, only those in its chunks."""
         if layer > L2:
             return {node: self._at_layer(node, layer, box) for node in nodes.tolist()}
         below = self._l2_nodes(nodes, box)
@@ -109,9 +109,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``.
 
-        Each step goes from all ids below ``layer`` to their parents. An id whose last ancestor is below
-        ``layer`` gets 0. But if no id has a parent in a step, each of these ids gets its last ancestor, as in
-        PyChunkedGraph.
+        In each step, all ids below ``layer`` are replaced by their parents, and an id without a parent by 0.
+        But if none of them has a parent, the search ends, and they stay as they are, as in PyChunkedGraph.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -163,7 +162,7 @@ class Pcg:
         return found
 
     def changed(self, start: datetime, end: datetime) -> dict[str, Ids]:
-        """Return the roots that operations from ``start`` to ``end`` made, and the roots they retired."""
+        """Return the roots that operations logged from ``start`` to ``end``, and their predecessor roots."""
         new = self.graph.logged_roots(start, end)
         histories = self.graph.histories(self.geometry, new)
         old = [as_ids(own.predecessors) for _, own in sorted(histories.items())]
@@ -179,9 +178,9 @@ class Pcg:
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:
         """Return the graph of predecessors and successors of roots, in networkx's node-link format.
 
-        ``links`` is the key of the edges. The predecessors of a root are not followed if the root was made
-        before ``past``, nor its successors if it was made after ``future``. Raises NotFound for an unknown
-        root.
+        The search for predecessors stops at roots made before ``past``. The search for successors stops at
+        roots made after ``future``. ``links`` is the key of the list of edges in the result. Raises NotFound
+        for an unknown root.
         """
         known: dict[int, RootHistory] = {}
         edges: dict[tuple[int, int], None] = {}

@@ -57,9 +57,9 @@ class SampleEditor:
         self._graph.close()
 
     def edit(self, kind: str) -> Edit:
-        """Edit objects in a random chunk, and write the edit: merge two or split one, as ``kind`` says.
+        """Merge two objects in a random chunk, or split one; write the edit to the graph's table.
 
-        ``kind`` is `MERGE` or `SPLIT`. Raises GraphError.
+        ``kind`` is `MERGE` or `SPLIT`. Raises GraphError, also if no chunk has objects to merge or split.
         """
         operation = self.table.take(OPERATIONS)
         random = np.random.default_rng(operation)
@@ -97,7 +97,8 @@ class SampleEditor:
     def _split(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
         """Split an object in two by splitting one of its nodes in a chunk.
 
-        Returns None if no node of the chunk connects parts of its object that are otherwise separate.
+        A node can be split if some of its supervoxels are connected only through the node itself. Returns
+        None if the chunk has no such node.
         """
         nodes = self.table.newest(self._graph.nodes(self.geometry, chunk, now), CHILDREN)
         divisible = as_ids([node for node, pieces in nodes.items() if len(pieces) > 1])
@@ -122,7 +123,7 @@ class SampleEditor:
         now: datetime,
         edges: Mapping[str, tuple[tuple[int, int]]],
     ) -> Edit:
-        """Return an edit that retires roots ``old``: cells of L2 nodes ``new``, their edges and ancestors."""
+        """Return an edit that retires roots ``old`` and makes the L2 nodes ``new`` and their ancestors."""
         ms = milliseconds(now)
         nodes = dict(sorted({**objects.nodes, **new}.items()))
         ends = nodes_of(nodes, objects.edges.ravel()).reshape(-1, 2)

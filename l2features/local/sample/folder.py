@@ -49,8 +49,8 @@ def check_config(directory: Path, sample: Sample) -> None:
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
     """Raise ConfigError as `check_config` does, or if a directory has files that are not this sample's.
 
-    A directory made by `l2features up` may have any other files. A segmentation is this sample's, even if
-    incomplete, if its info is ``info``.
+    A directory made by `l2features up` may have any other files. A segmentation counts as this sample's if
+    its info equals ``info``; its data may be incomplete.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()

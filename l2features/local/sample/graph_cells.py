@@ -1,4 +1,4 @@
-"""Cells of a synthetic graph's table, its metadata, and edits with their messages."""
+"""Cells and metadata of a synthetic graph's table; edits of the graph, and their Pub/Sub messages."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Edit:
     removed_edges: tuple[tuple[int, int], ...] = ()
 
     def message(self, table_id: str, high: bool = True) -> Message:
-        """Return the message that PyChunkedGraph publishes for this edit; ``high`` is its remesh priority."""
+        """Return PyChunkedGraph's message about this edit; ``high`` requests a high remesh priority."""
         edit = {
             "operation_id": self.operation_id,
             "new_lvl2_ids": list(self.new_l2_ids),
@@ -82,7 +82,7 @@ class Edit:
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
     def log(self, status: OperationStatus, ms: int) -> Iterator[Cell]:
-        """Yield the cells of the operation's row in the operation log, with a status and the time ``ms``."""
+        """Yield the cells, with timestamp ``ms``, of this operation's row in the operation log."""
         time = datetime.fromtimestamp(self.ms / 1000, UTC)
         roots = () if status is OperationStatus.CREATED else self.new_root_ids
         columns = {
@@ -130,12 +130,12 @@ def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: 
 
 
 def fake_edge_cell(chunk_id: int, edge: tuple[int, int], ms: int) -> Cell:
-    """Return the cell of an edge that a merge adds within a chunk between supervoxels that do not touch."""
+    """Return the cell of a fake edge: a merge's edge between supervoxels of a chunk that need not touch."""
     return Cell(chunk_id, FAKE_EDGES, id_bytes(edge[::-1]), ms, EDGE_FAMILY, FAKE_PREFIX)
 
 
 def root_cells(new: Sequence[int], old: Sequence[int], operation: int, ms: int) -> Iterator[Cell]:
-    """Yield the cells in which new roots name their predecessors, and old roots their successors."""
+    """Yield cells with the new roots' predecessors, the old roots' successors, and the operation's id."""
     by = b"%020d" % operation
     for roots, column, others in ((new, FORMER, sorted(old)), (old, NEW, new)):
         for root in roots:

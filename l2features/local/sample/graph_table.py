@@ -113,9 +113,9 @@ class SampleTable:
         return [node_id(chunk_id, number, layers) for number in range(last - count + 1, last + 1)]
 
     def newest(self, ids: Ids, column: str, family: str = "0") -> dict[int, Ids]:
-        """Map nodes to the ids in the newest cells of all columns whose names begin with ``column``.
+        """Map each node to the ids in its row, from all columns whose names begin with ``column``.
 
-        Nodes without such a cell are left out.
+        Only the newest cell of a column is read. Nodes without such a column are left out.
         """
         from google.cloud.bigtable.data import ReadRowsQuery
         from google.cloud.bigtable.data import row_filters as f
@@ -140,7 +140,7 @@ class SampleTable:
         return found
 
     def tree(self, roots: Ids) -> dict[int, Ids]:
-        """Map the roots, and all nodes below the roots down to layer 2, to their children."""
+        """Map each node to its children, from the roots down to layer 2."""
         tree: dict[int, Ids] = {}
         while len(roots):
             found = self.newest(roots, CHILDREN)
@@ -177,7 +177,7 @@ def node_counter(chunk_id: int, layers: int) -> bytes:
 
 
 def node_id(chunk_id: int, number: int, layers: int) -> int:
-    """Return the id of a chunk's node by its number, from 1."""
+    """Return the id of a chunk's node; ``number`` counts from 1, ``layers`` is the layer of the roots."""
     return chunk_id + number * (ROOT_STEP if chunk_id >> LAYER_SHIFT == layers else 1)
 
 

@@ -1,8 +1,8 @@
 """Nodes above layer 2, nested as in PyChunkedGraph.
 
-Nodes of a layer get a common parent in the next layer if cross-chunk edges of their layer (`cross_layers`)
-connect them. Any other node gets its parent in the next higher layer in which it has cross-chunk edges, or
-else in the layer of the roots.
+Nodes in layer n that are connected by cross-chunk edges of layer n (see `cross_layers`) get a common parent
+in layer n + 1. Any other node gets a parent in the next higher layer in which it has cross-chunk edges.
+Without such edges, its parent is a root.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Objects:
     Attributes:
         tree: the children of each node, from the roots down to layer 2.
         nodes: the supervoxels of each L2 node.
-        edges: the cross-chunk edges as supervoxels, (n, 2), each in both directions.
+        edges: the cross-chunk edges as pairs of supervoxels, (n, 2), each edge in both directions.
     """
 
     def __init__(self, table: SampleTable, geometry: Geometry, roots: Sequence[int]) -> None:

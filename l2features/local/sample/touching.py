@@ -19,7 +19,7 @@ class Touching:
         self._pairs: list[Ids] = []
 
     def add(self, chunk: SampleChunk) -> None:
-        """Compare a chunk with its lower neighbours, and keep its upper faces for its upper neighbours."""
+        """Find pairs across a chunk's lower faces; keep its upper faces for the chunks that come later."""
         for axis in range(3):
             before = self._faces.pop((axis, chunk.chunk), None)
             if before is not None:

@@ -154,8 +154,8 @@ class BigtableStore(Store):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """See `ChunkLog.put_chunk`.
 
-        The segment index is written before the record. If the call is interrupted, the record still has the
-        earlier segments, so a repeated call removes those that the chunk has no longer.
+        The segment index is written before the record. If the call is interrupted, the record still lists
+        the earlier segments. So a repeated call can remove the chunk from obsolete segments of the index.
         """
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
@@ -176,7 +176,7 @@ class BigtableStore(Store):
         return totals
 
     def _record_cells(self) -> Iterator[AnyCells]:
-        """Yield the cells of all chunk records. The deadline holds for each page of `SCAN_ROWS` rows."""
+        """Yield the cells of all chunk records. ``deadline_s`` applies to each page of `SCAN_ROWS` rows."""
         row_filter = cell.newest(DONE, FAILED)
         with self._errors():
             pages = self._open().read_cell_pages(

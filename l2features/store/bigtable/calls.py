@@ -46,9 +46,8 @@ _CHANNEL = (
 class _Client(BigtableDataClient):
     """Google's client with other gRPC channel options; see docs/decisions/bigtable-client.md.
 
-    The client reconnects to a lost server after a second at most, instead of backing off further. It receives
-    a stream's messages in the thread that waits for them; with a second thread, this takes about twice as
-    long.
+    The client waits a second at most before it reconnects to a lost server. It receives a stream's messages
+    in the thread that reads the stream; receiving them in a separate thread takes about twice as long.
     """
 
     def _build_grpc_channel(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +59,7 @@ class _Client(BigtableDataClient):
 
 
 def open_table(project: str, instance: str, table: str, *, deadline_s: float | None = None) -> Any:
-    """Return a table of Google's client, which retries each call for up to ``deadline_s`` seconds."""
+    """Return a table of Google's client. Its calls are retried for ``deadline_s``, by default 60 seconds."""
     operation = OPERATION_TIMEOUT_S if deadline_s is None else deadline_s
     timeouts = {"operation_timeout": operation, "attempt_timeout": min(ATTEMPT_TIMEOUT_S, operation)}
     defaults: dict[str, Any] = {**timeouts, "retryable_errors": RETRYABLE}
@@ -122,7 +121,7 @@ def reason(error: BaseException) -> str:
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error of Google's client, then its causes.
 
-    A group of errors counts as caused by the `most_telling` of them.
+    The cause of a group of errors is the `most_telling` of them.
     """
     while error is not None:
         yield error

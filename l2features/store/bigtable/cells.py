@@ -115,7 +115,7 @@ class CellEntry(_ProtoEntry):
 
 
 def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
-    """Yield the mutations of `BigtableStore.write` for Google's older client, which Beam's connector uses."""
+    """Yield the mutations of `BigtableStore.write`, but for the older Google client of Beam's connector."""
     now = datetime.now(UTC)
     now -= timedelta(microseconds=now.microsecond % 1000)
     for key, cells in zip(row_keys(features["label"]), encode_cells(features), strict=True):
@@ -200,9 +200,9 @@ def attempts_of(row: Row | None) -> dict[str, int]:
 
 
 def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
-    """Return graph_id, cv_path and timestamp from a ``meta`` cell, without trusting its pickle.
+    """Return graph_id, cv_path and timestamp from a ``meta`` cell, without running code from its pickle.
 
-    Raises StoreError for a malformed cell; ``name`` is the table's.
+    Raises StoreError for a malformed cell. ``name`` is the table's name.
     """
     try:
         meta = plain_loads(value)
@@ -216,16 +216,15 @@ def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
 
 # ------------------------------------------------------------------ filters
 def newest(*names: str) -> RowFilter:
-    """Return the filter for the newest cell of each column from the first of ``names`` to the last.
+    """Return the filter for the newest cell of each column in the range from the first name to the last.
 
-    Without names, it is the filter for all columns. A filter by regular expression would take three times as
-    long.
+    Without names, the range has all columns. A regular expression would take three times as long as a range.
     """
     return RowFilterChain(filters=[_columns(names), CellsColumnLimitFilter(1)])
 
 
 def newest_attributes(names: Sequence[str]) -> RowFilter:
-    """Return the filter for the newest cells of these attributes, with one range for adjacent columns."""
+    """Return the filter for the newest cells of these attributes. Adjacent columns share one column range."""
     if set(names) >= set(NAMES):
         return newest()
     return newest_of(
@@ -236,8 +235,8 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of these attributes in rows of nodes.
 
-    For all attributes, the filter has no column family: with one, reads from Bigtable's emulator take a
-    seventh longer. The result is the same, because the decoder skips cells of other families.
+    If ``names`` has all attributes, the filter is not limited to a column family: with such a limit, reads
+    from Bigtable's emulator take a seventh longer. The decoder skips cells of other families.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 

@@ -91,7 +91,7 @@ def _joined(messages: Sequence[bytes]) -> tuple[bytes, npt.NDArray[np.uint8], np
 
 
 def _progress(raw: bytes, code: int, s: dict[str, int]) -> tuple[int, bytes, bytes | None, bool]:
-    """Return the fields of a `Part`, in order. Raises ValueError for a malformed stream."""
+    """Return how far a stream was read: the fields of `Part`. Raises ValueError for a malformed stream."""
     if code != OK:
         what = "is malformed" if code == MALFORMED else "has a cell chunk that cannot follow the previous one"
         raise ValueError(f"the response to ReadRows {what}, at byte {s['at']} of {len(raw)}")

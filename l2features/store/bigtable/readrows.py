@@ -40,8 +40,8 @@ class Table(NamedTuple):
     """The columns to decode (`row_arrays.Columns`), as arrays for compiled code.
 
     Attributes:
-        places: (columns, 4) offset and size in bytes in the dtype ``Columns.record``; whether the column is
-            optional (0 or 1); length of its name.
+        places: (columns, 4) for each column, four numbers: its offset and its size in bytes in the dtype
+            ``Columns.record``; 1 if it is optional, else 0; the length of its name.
         letters: (columns, length) the names, padded with zeros.
         marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
     """
@@ -68,7 +68,7 @@ class Out(NamedTuple):
 
 @embedded
 def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
-    """Return a tuple: the id in the row key ``data[at:end]``; whether the key is ``prefix`` and an id."""
+    """Return a tuple: the id in the row key ``data[at:end]``; whether the key is ``prefix``, then an id."""
     value = np.uint64(0)
     n = len(prefix)
     if end - at != n + KEY_DIGITS or not equals(data, at, at + n, prefix, 0, n):
@@ -149,7 +149,7 @@ def _start_cell(
 
 @embedded
 def _add_value(data: Bytes, c: Any, s: Any, places: Places, record: np.ndarray) -> None:
-    """Copy the piece of a value in the cell chunk ``c`` into the current row."""
+    """Append the bytes in the cell chunk ``c`` to the current cell's value in the current row."""
     if s.column != ABSENT:
         offset, size = places[s.column, 0], places[s.column, 1]
         n = min(c.value_end - c.value, max(size, MARK_BYTES) - s.length)
@@ -253,8 +253,9 @@ def decode(
     """Decode the messages in ``data`` that end at ``ends``; write the rows to ``out``.
 
     Returns `OK`, `MALFORMED` (a field cannot be parsed), `DISORDER` (a cell chunk may not follow the previous
-    one) or `BAD_CELL` (a cell has the wrong length). ``state`` (1,), dtype `STATE`, has the details.
-    ``chunk`` (1,), dtype `CHUNK`, is a buffer for the current cell chunk.
+    one) or `BAD_CELL` (a cell has the wrong length). ``state`` (1,), dtype `STATE`, starts as zeros; it
+    receives the number of rows and the place of an error. ``chunk`` (1,), dtype `CHUNK`, is a buffer for the
+    current cell chunk.
     """
     s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT

@@ -27,8 +27,8 @@ _NUMBERS, _REST = ("format", "nodes", "orphans"), ("reason", "files", "saturated
 class _Sums(NamedTuple):
     """Numbers from the records of done chunks: the nodes of each chunk, and the total of orphans.
 
-    A pair (record, n) in ``alike`` means that n chunks have the record's counts of files and of saturated
-    nodes. The record's other numbers are 0.
+    A pair (record, n) in ``alike`` stands for n chunks with equal counts of files and of saturated nodes.
+    ``record`` has these counts; its nodes and orphans are 0.
     """
 
     nodes: list[int]
@@ -66,7 +66,7 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
-    """Return the sums over done chunks; None if a record's text is not as this version would write it."""
+    """Return the sums over done chunks; None if a record's text is not in this version's form."""
     parts = [text.partition(_REASON) for text in texts]
     try:
         numbers = orjson.loads(b"[%b]" % b",".join([begin + b"}" for begin, _, _ in parts]))

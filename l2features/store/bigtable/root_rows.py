@@ -63,9 +63,9 @@ def root_cells_of(parts: Sequence[AnyCells], where: str) -> dict[int, dict[str, 
 
 
 def index_entries(chunk_id: int, segments: Ids, stale: Ids, most: int) -> Iterator[list[CellEntry]]:
-    """Yield the mutations that index a chunk's segments and remove the chunk from ``stale`` segments.
+    """Yield batches of up to ``most`` mutations that update the segment index for a chunk.
 
-    A batch has at most ``most`` mutations.
+    They add the chunk's nodes to ``segments``, and remove the chunk from the segments in ``stale``.
     """
     now, qualifier = datetime.now(UTC), chunk_id.to_bytes(8, "big")
     raw = to_bytes(numbered_ids(chunk_id, len(segments)))
@@ -82,7 +82,7 @@ def first_nodes(most: int) -> RowFilter:
 
 
 def segment_nodes_of(parts: Sequence[AnyCells], where: str) -> dict[int, Ids]:
-    """Return nodes by segment. Raises StoreError for a node id that is not 8 bytes long."""
+    """Return each segment's node ids, from its row. Raises StoreError for an id that is not 8 bytes long."""
     found: dict[int, Ids] = {}
     for part in parts:
         wrong = [i for i, value in enumerate(part.values) if len(value) != 8]

@@ -1,4 +1,4 @@
-"""Arrays for the rows of ReadRows responses; `decoded` and `google_rows` fill them."""
+"""Arrays for the rows of ReadRows responses. The modules `decoded` and `google_rows` fill them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BadAnswer(ValueError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns to decode: the cell ``names[i]`` becomes the field of the same name in ``record``.
+    """Columns to decode. Each column in ``names`` becomes the field of the same name in ``record``.
 
     Attributes:
         record: dtype of a decoded row; None if the cells are read without their values.

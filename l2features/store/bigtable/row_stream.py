@@ -50,8 +50,8 @@ class RowsRead(Generic[P]):
     """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The concurrent reads
-    of one call of `Connection` share the lock ``turn``, so only one of them at a time takes messages from
-    gRPC; otherwise their threads would contend for the GIL at every message. Meanwhile, gRPC receives the
+    of a `Connection` method call share the lock ``turn``: only one read at a time takes messages from gRPC.
+    Without the lock, the threads would contend for the GIL at every message. Meanwhile, gRPC receives the
     messages of the other reads.
     """
 
@@ -65,7 +65,7 @@ class RowsRead(Generic[P]):
     _cancelled: bool = False
 
     def run(self) -> list[P]:
-        """Return the rows, in one part per attempt.
+        """Return the rows as a list of `Part`, one for each attempt.
 
         Raises BadAnswer for a malformed response, and GoogleAPIError after the last retry.
         """
@@ -147,7 +147,7 @@ class RowsRead(Generic[P]):
 
 
 class Connection:
-    """A table of Google's client, and the threads that read it."""
+    """Connection to one Bigtable table through Google's client, with a thread pool for concurrent reads."""
 
     def __init__(self, project: str, instance: str, name: str, deadline_s: float) -> None:
         self.pid, self.deadline_s = os.getpid(), deadline_s
@@ -287,7 +287,7 @@ class Connection:
         return GoogleRead(self.table, request, decode, until, row_filter)
 
     def _request(self, row_filter: RowFilter) -> Any:
-        """Return a request without rows, copied from a cached one, as a new one takes half a millisecond."""
+        """Return a request that names no rows yet. Copy a cached one: building a new one takes 0.5 ms."""
         with self._requesting:
             kept = self._requests.get(repr(row_filter))
             if kept is None:
@@ -303,7 +303,7 @@ class Connection:
         return request
 
     def _run(self, reads: list[RowsRead[P] | GoogleRead[P]], until: float) -> list[list[P]]:
-        """Return the parts of each read. If a read fails, cancel the other reads and raise its error."""
+        """Run the reads; return each one's `Part`s. If one fails, cancel the others and raise its error."""
         if len(reads) < 2:
             return [read.run() for read in reads]
         futures: list[Future[list[P]]] = [self._pool.submit(read.run) for read in reads]

@@ -1,7 +1,7 @@
 """Compiled parser of protocol buffers: fields, and the cell chunks of Bigtable's ReadRows.
 
-Positions are indices into the bytes ``data``. Nothing is read from ``end`` on. A group, a kind of field that
-these messages do not use, counts as malformed.
+Positions are indices into the bytes ``data``; ``end`` is the first one that is not read. A group, a
+kind of field that these messages do not use, counts as malformed.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
 def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
     """Return start and end of the value in the StringValue or BytesValue ``data[at:end]``.
 
-    ``first`` and ``last`` are the start and end from an earlier occurrence of the same field. If this one has
-    no value, they are returned; if ``first`` is `ABSENT`, start and end of an empty value are returned.
-    The end is -1 if the message is malformed.
+    The same field may have occurred before: ``first`` and ``last`` are then start and end of its value, and
+    are returned if this occurrence has no value. Otherwise, ``first`` is `ABSENT`, and a missing value counts
+    as an empty one. The returned end is -1 if the message is malformed.
     """
     if first == ABSENT:
         first = last = at

@@ -3,8 +3,8 @@
 `sqlite3.connect` alone is not enough: the file may be created, deleted or replaced at any time, the file's
 folder may be read-only, and SQLite's locks do not survive a fork.
 
-* One `stat` decides whether the file exists. Unless the call creates the file, a
-  file that appears after it counts as missing.
+* One `stat` decides whether the file exists. Unless the call creates the file, a file that appears after the
+  `stat` counts as missing.
 * A pooled connection is reused only while the path still names the file that the connection opened; SQLite
   would continue with the deleted file. While a file is replaced, connections to the old and the new file may
   briefly share a log. SQLite then reports IOERR, and the call is retried for `SETTLE_S`.
@@ -67,7 +67,7 @@ class _Opened(NamedTuple):
     generation: int
 
     def discard(self) -> None:
-        """Close the connection, unless the parent process opened it: the parent would lose its locks."""
+        """Close the connection, unless a parent process opened it: SQLite forbids a child to close it."""
         if self.pid == os.getpid():
             self.db.close()
         else:
@@ -138,7 +138,7 @@ class Connections:
                 self._idle.pop().discard()
 
     def _taken(self, to_write: bool = False) -> _Opened | None:
-        """Return an idle connection to the file that the path names now; None if no connection is idle."""
+        """Return an idle connection to the path's current file, never immutable if ``to_write``; or None."""
         with suppress(IndexError):
             while True:
                 opened = self._idle.pop()

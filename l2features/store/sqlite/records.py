@@ -49,8 +49,8 @@ def describe(record: np.dtype) -> str:
 def parse(text: str, size: int) -> np.dtype:
     """Return the dtype of a JSON description from `describe`, padded to ``size`` bytes.
 
-    Raises ValueError for malformed text, and for a field that the schema lacks or has with another dtype or
-    shape.
+    Raises ValueError if the text is malformed, a field is not in the schema or differs from it in dtype or
+    shape, the label or size field is missing, or the fields need more than ``size`` bytes.
     """
     try:
         packed = np.dtype([(str(name), str(dtype), tuple(shape)) for name, dtype, shape in json.loads(text)])

@@ -1,4 +1,4 @@
-"""The SQL tables of root cells (named values of a root) and the segment index; a first write creates each."""
+"""SQL tables for root cells (named values of a root) and the segment index (the node ids of a segment)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS "{name}.segments" (
 def read_roots(
     db: sqlite3.Connection, name: str, roots: Ids, names: Sequence[str], where: str
 ) -> dict[int, dict[str, bytes]]:
-    """Return the values of root cells by root and name. Raises UnknownFormat for a cell of a newer format."""
+    """Return values by root and cell name. Raises UnknownFormat for a cell of a newer format."""
     found: dict[int, dict[str, bytes]] = {}
     if exists(db, f"{name}.roots"):
         query = (
@@ -43,7 +43,7 @@ def read_roots(
 
 
 def put_roots(db: sqlite3.Connection, name: str, cells: Mapping[int, Mapping[str, bytes]]) -> None:
-    """Write cells by root and name. Raises ValueError for a malformed name or a value that is too large."""
+    """Write values by root and cell name. Raises ValueError for a malformed name or too large a value."""
     db.execute(_ROOTS.format(name=name))
     for root, values in cells.items():
         [key] = signed([root])
@@ -60,9 +60,9 @@ def delete_roots(db: sqlite3.Connection, name: str, roots: Ids) -> None:
 
 
 def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> dict[int, Ids]:
-    """Return the lowest node ids of each segment, at most ``most``, sorted.
+    """Return the ``most`` lowest node ids of each segment, in ascending order; leave out unknown segments.
 
-    They are sorted as unsigned integers, although SQLite stores them as signed ones.
+    The order is that of unsigned integers, although SQLite stores ids as signed ones.
     """
     found: dict[int, Ids] = {}
     if exists(db, f"{name}.segments"):

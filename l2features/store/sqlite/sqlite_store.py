@@ -69,7 +69,7 @@ class SqliteStore(Store):
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """See `TableNotes.put_geometry`. The row of a table without meta has an empty timestamp."""
+        """See `TableNotes.put_geometry`. If the table has no meta, `meta` still returns None afterwards."""
         self._describe(Meta("", "", "", geometry))
 
     def _describe(self, meta: Meta, replaced: str = "") -> None:
@@ -91,7 +91,7 @@ class SqliteStore(Store):
         return None if row is None else str(row[0])
 
     def _one(self, table: str, query: str, parameters: Sequence[Any]) -> Any:
-        """Return a query's first row; None without one, or if the file has no SQL table ``table``."""
+        """Return a query's first row; None if it has no rows, or if the SQL table ``table`` is missing."""
 
         def find(db: sqlite3.Connection, _: TableFormats) -> Any:
             self._check_table(db)
@@ -129,7 +129,7 @@ class SqliteStore(Store):
         return _select(rows.take(np.argsort(rows.ids)), names)
 
     def _rows(self, source: str, parameters: Sequence[Any]) -> Rows:
-        """Return the rows of nodes that ``source``, the SQL after FROM, selects, in any order."""
+        """Return the rows of the selected nodes, in any order; ``source`` is the SQL after FROM."""
 
         def find(db: sqlite3.Connection, formats: TableFormats) -> tuple[list[bytes], int, Formats]:
             known = formats.records
@@ -291,7 +291,7 @@ class SqliteStore(Store):
     def _read_table(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of a query. Raises TableNotFound if the table is missing.
 
-        ``query`` must allow for missing SQL tables of `root_tables`, which their first write creates.
+        ``query`` must allow for missing SQL tables of `root_tables`: the first write to each creates it.
         """
 
         def run(db: sqlite3.Connection, _: TableFormats) -> T:

@@ -1,7 +1,7 @@
-"""The SQL tables of a SQLite file, and the formats that the file records.
+"""The SQL tables of a SQLite file; one of them stores the formats of each table of features.
 
-Formats are in an SQL table instead of SQLite's ``user_version``, which is one number for the whole file: a
-file may hold tables of several versions.
+SQLite's ``user_version`` cannot store the formats: it is one number for the whole file, and a file may have
+tables of features in several formats.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def create_tables(db: sqlite3.Connection, name: str) -> None:
 
 
 def upgrade_chunks(db: sqlite3.Connection, name: str, formats: TableFormats) -> None:
-    """Add the columns of the newest format to a table's chunk records, if these lack them."""
+    """Upgrade a table's chunk records to the newest format: add the missing columns, if any."""
     if formats.chunks < VERSIONS[CHUNKS]:
         for column in _NEW_COLUMNS:
             db.execute(f'ALTER TABLE "{name}.chunks" ADD COLUMN {column}')
@@ -154,7 +154,7 @@ def signed(ids: Any) -> list[int]:
 
 
 def listed(ids: Ids) -> str:
-    """Return ids as a JSON list for SQLite's json_each, which is faster than a long IN."""
+    """Return ids as a JSON list of signed integers, for SQLite's json_each (faster than a long IN list)."""
     return orjson.dumps(np.ascontiguousarray(ids).view(np.int64), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 

@@ -135,7 +135,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Check]:
 
 
 def progress_bar(total: int) -> Any:
-    """Return a progress bar that also updates while nothing is done, and less often without a terminal."""
+    """Return a progress bar that is redrawn even without progress, and less often without a terminal."""
     return tqdm(total=total, unit="id", miniters=0, mininterval=0.2 if sys.stderr.isatty() else LINE_S)
 
 

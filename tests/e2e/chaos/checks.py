@@ -1,4 +1,4 @@
-"""Final checks of the chaos test: rows against the truth, dead letters against the messages."""
+"""Final checks of the chaos test: the tables' rows and the dead letters are as expected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Check:
 
 
 def check_rows(world: World, name: str) -> list[Check]:
-    """Check that the table has exactly the true rows, with one version of each cell."""
+    """Check that a data set's table has exactly the expected rows, with one version of each cell."""
     truth, there = _true_cells(world, name), _cells_there(world.targets[name].l2cache_id)
     missing = sorted(truth.keys() - there.keys())
     wrong = [key for key in truth.keys() & there.keys() if [(q, v) for q, v, _ in there[key]] != truth[key]]
@@ -54,7 +54,7 @@ def check_rows(world: World, name: str) -> list[Check]:
 
 
 def check_truth(world: World, random: np.random.Generator) -> Check:
-    """Check the rows of random nodes in `World.segmentation` against `plain_features`."""
+    """Check the expected rows of random nodes against `plain_features`, the reference computation."""
     check = Check("truth: rows that differ from the plain oracle", answer=f"{ORACLE_NODES} nodes by it")
     for graph in world.graphs.values():
         nodes = list(graph.children.items())

@@ -46,9 +46,9 @@ LOOK_S, STORE_S = 1.0, 5.0
 
 
 class Publisher:
-    """Publishes messages in order, up to the share that `allow` sets.
+    """Publishes messages in order, until the share of them that `allow` sets is published.
 
-    Writes an edit's graph rows before its first message; for a few edits, shortly after it.
+    Writes an edit's graph rows before its first message. For a few edits, writes them shortly after it.
     """
 
     def __init__(self, world: World, parcels: Sequence[Parcel], random: np.random.Generator) -> None:
@@ -110,7 +110,7 @@ class Publisher:
 
 
 class Tally:
-    """Counts ids without rows and poison without dead letters, every second."""
+    """Every second, counts new ids that have no rows yet, and poison messages without a dead letter."""
 
     def __init__(self, world: World, parcels: Sequence[Parcel], letters: Path) -> None:
         goods = [parcel.good for parcel in parcels if parcel.good]
@@ -155,7 +155,7 @@ class Tally:
 
 @dataclass
 class Figures:
-    """Results of a `Storm`: durations in seconds, number of rounds, and ids of messages left at the end."""
+    """Results of a `Storm`: durations in seconds, and ids of messages left at the end."""
 
     pauses: list[float] = field(default_factory=list)
     outages: list[float] = field(default_factory=list)

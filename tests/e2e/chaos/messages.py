@@ -40,7 +40,7 @@ _TOPICS = {"true": "high", "false": "low", "": "missing"}
 
 
 class Good(NamedTuple):
-    """An edit of a target. Messages about it need the edit's graph rows."""
+    """An edit of a data set. The edit's rows must be in the graph before its messages can succeed."""
 
     target: Target
     edit: Edit
@@ -90,7 +90,7 @@ def _missing(good: Good) -> Parcel:
 
 
 def _of_nothing(target: Target) -> Parcel:
-    """Return a message without ids, as PCGL2Cache publishes if no ids are missing."""
+    """Return an empty message of missing ids. PCGL2Cache publishes one even if no ids are missing."""
     return Parcel(Message(b"", {"table_id": target.name, "l2_cache_id": target.l2cache_id}))
 
 
@@ -133,7 +133,7 @@ class Poison:
         ]
 
     def next(self) -> Parcel:
-        """Return a message of the next kind; data sets take turns."""
+        """Return a message of the next kind. The data set changes after each cycle of all kinds."""
         parcel = self.kinds[self._count % len(self.kinds)]()
         self._advance()
         return parcel

@@ -45,7 +45,7 @@ class RestartedUpdater:
         self.start()
 
     def start(self) -> None:
-        """Start it, and restart it whenever it exits."""
+        """Start the updater, and restart it whenever it exits."""
         self._ended.clear()
         self._start()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)

@@ -81,7 +81,7 @@ class World:
         return emulator
 
     def _write_token(self) -> None:
-        """cloud-volume insists on a token for graphene://."""
+        """Write a dummy token, because cloud-volume requires one for graphene:// paths."""
         secrets = self.folder / "cloudvolume" / "secrets"
         secrets.mkdir(parents=True)
         (secrets / "cave-secret.json").write_text(json.dumps({"token": "0123456789abcdef" * 2}))

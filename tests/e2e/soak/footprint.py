@@ -14,7 +14,7 @@ import psutil
 
 
 class Footprint(NamedTuple):
-    """Summed use of processes at a time; PSS divides shared memory among its users."""
+    """Resource use of all processes together, at one time. PSS divides shared memory among its users."""
 
     seconds: float
     processes: int
@@ -69,9 +69,9 @@ class Growth(NamedTuple):
 
 
 def growths(samples: Sequence[Footprint]) -> list[Growth]:
-    """Compare the second and last quarter: median memory, least threads and open files.
+    """Compare the second and last quarter of samples: median memory, minimum of threads and open files.
 
-    The least, because work in progress adds threads and files.
+    Minimums are compared because work in progress adds threads and files.
     """
     quarter = len(samples) // 4
     before, after = samples[quarter : 2 * quarter], samples[-quarter:]

@@ -57,7 +57,7 @@ def pickles(random: np.random.Generator, marker: Path) -> Iterator[Hostile]:
 
 
 def _nested_twice(salt: bytes) -> bytes:
-    """Return a pickle of lists nested twice at each of 200 levels: 2^200 lists, if copied."""
+    """Return a pickle of 200 nested lists. Each holds the next one twice, so a copy has 2^200 lists."""
     value: list[Any] = [salt]
     for _ in range(200):
         value = [value, value]
@@ -65,7 +65,7 @@ def _nested_twice(salt: bytes) -> bytes:
 
 
 def wrong_ids(dataset: EmDataset, random: np.random.Generator) -> Iterator[Hostile]:
-    """Yield edits and requests with ids that are not L2 nodes, and two malformed edits."""
+    """Yield edits and a missing-ids message whose ids are not L2 nodes, and two malformed edits."""
     layout = dataset.geometry.layout
     x, y, z = dataset.geometry.grid
     chunk, number = layout.chunk_id(0, 0, 0), int(random.integers(1, UNKNOWN))

@@ -32,7 +32,7 @@ HOSTILE_EVERY, REPEAT_EVERY, SAMPLE_EVERY = 5, 3, 5
 
 
 class Strain:
-    """Loads an updater. ``expected`` maps names of dead letters to their message and reason."""
+    """Puts load on an updater. ``expected`` maps a dead letter's name to its message and reason."""
 
     def __init__(self, dataset: EmDataset, feed: TimedFeed, store: Store, updater: UpdaterProcess) -> None:
         self.dataset, self.feed, self.store, self.updater = dataset, feed, store, updater
@@ -61,7 +61,7 @@ class Strain:
         return self._sent[-1]
 
     def one_edit(self, behind: Sequence[Hostile] = ()) -> float:
-        """Return the seconds from publishing an edit, right behind others, until its rows exist."""
+        """Publish an edit right after the messages ``behind``; return the seconds until its rows exist."""
         edit = self.new_edit()
         for message in behind:
             self.publish_hostile(message)
@@ -124,7 +124,7 @@ class Strain:
         return wrong
 
     def soak(self, seconds: float) -> list[Footprint]:
-        """Load the updater for some seconds; return its resource use."""
+        """Send edits and invalid messages for some seconds; return samples of the updater's resource use."""
         began, first = time.monotonic(), len(self.samples)
         hostile: Iterator[Hostile] = iter(())
         for tick in itertools.count():
