@@ -191,7 +191,7 @@ class _Service:
     def user(self, token: str) -> dict[str, Any] | None:
         """Return the user of a token; None for an unknown token.
 
-        The first call within a request uses the cache, a second call skips it. middle_auth_client makes the
+        The first call within a request uses the cache; a second call skips it. middle_auth_client makes the
         second call if the user's permissions do not allow the request: cached ones may be out of date. Raises
         ApiError 503 if the service does not answer.
         """

@@ -127,7 +127,7 @@ class Board:
             return None
 
     def _read_notes(self) -> Notes:
-        """Read the table's JSON notes on updates and audits; set ``self.problem`` to the error or None."""
+        """Read the table's notes on updates and audits; set ``problem`` to the error, None on success."""
         store, now = self.served.store, datetime.now(UTC)
         try:
             store.ping()

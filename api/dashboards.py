@@ -1,4 +1,4 @@
-"""The HTML pages: a landing page, a page of the OpenAPI document, and a dashboard for each data set."""
+"""The HTML pages: landing page, page that shows the OpenAPI document, and a dashboard for each data set."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Limiter:
     At most ``max_requests`` requests run at a time, and at most ``share`` requests for one data set. If a
     data set's store hangs, other data sets can thus still be read. Further requests may wait: running and
     waiting requests together are at most ``1 + queued`` times each limit. All requests together have at most
-    ``max_ids`` ids. A single request with more ids runs while no other request has permits for ids.
+    ``max_ids`` ids. A request with more ids waits until no other request has permits for ids.
     """
 
     def __init__(

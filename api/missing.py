@@ -147,7 +147,7 @@ class MissingIds:
     def _settle(self, table: Table, ids: Ids, added: float, error: BaseException | None) -> None:
         """Subtract the ids of a sent or failed message from the number of queued ids.
 
-        After a failure, forget the ids, so that they can be queued again. Refuse all ids for
+        After a failure, forget the ids, so that they can be queued again, and refuse all ids for
         ``retry_after_s``, or until another message is sent.
         """
         with self._changed:

@@ -25,7 +25,7 @@ MISCONFIGURED = "its entry in the data sets file is invalid: see the server's lo
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
-    """Register /auth_info, and the routes of health and metrics: both at / and below the API's prefix.
+    """Register /auth_info and, both at / and below the API's prefix, the routes of health and metrics.
 
     Returns the Flask endpoints of all these routes. Requests to them need no token.
     """

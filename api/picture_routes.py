@@ -177,7 +177,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
     def segments(path: SegmentsPath) -> Response:
         """Return volume, area, cable length and node count of the roots that the path lists.
 
-        The viewer uses this route, because it sends no query parameters.
+        This route is for the viewer, which sends no query parameters.
         """
         return answer(datasets[path.dataset], path.roots)
 

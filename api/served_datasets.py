@@ -242,9 +242,9 @@ class ServedDataset:
         return Noted(updates, audit, datetime.now(UTC))
 
     def _note(self, what: str, read: Callable[[Store], T | None]) -> T | None:
-        """Read a note of the table with ``read``. Returns None if the note is missing or invalid.
+        """Return the note that ``read`` reads from the table; None if it is missing or invalid.
 
-        Logs and re-raises a StoreError; ``what`` names the note in the log.
+        Logs a StoreError, and re-raises it unless it is a BadNote. ``what`` names the note in the log.
         """
         with suppress(BadNote), self._warnings(f"cannot read {what}"):
             return read(self.store)

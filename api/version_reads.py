@@ -77,7 +77,7 @@ class VersionReads:
 
     @contextmanager
     def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
-        """Convert a VersionError, or a ConfigError for an unknown column, of the ``with`` block to ApiError.
+        """Convert VersionError, and ConfigError for an unknown column, from the ``with`` block to ApiError.
 
         ``number`` is the version, None for the newest. Messages hide the path of the versions folder.
         """

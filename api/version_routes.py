@@ -125,7 +125,7 @@ def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
 
 
 def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
-    """Return a manifest whose files have URLs below ``folder``, or no URLs if ``folder`` is None."""
+    """Return a manifest whose files have URLs below the URL ``folder``, or no URLs if that is None."""
     layers = [
         LayerInfo(
             version=layer.version,

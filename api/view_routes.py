@@ -63,7 +63,7 @@ class ViewLink(BaseModel):
 
 
 def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, lists: LargestLists) -> None:
-    """Add the routes that redirect to a viewer to ``api``."""
+    """Add to ``api`` the routes that redirect to a viewer."""
     settings, datasets = service.settings, service.datasets
 
     @api.get("/table/<dataset>/root/<root_id>/view", summary="A root in the viewer", responses=_responses())

@@ -78,7 +78,7 @@ def content_policy(origins: Iterable[str]) -> str:
 
 
 def _file(folder: Path, name: str, cache: str, policy: str) -> Response:
-    """Return a file of ``folder``, or 304 if the client has it. Raises NotFound if the file is missing."""
+    """Return a file of ``folder``, or 304 if the client has it. Raises NotFound if it is not there."""
     mimetype = MIMETYPES.get(Path(name).suffix)
     response = send_from_directory(folder, name, mimetype=mimetype, etag=True)
     response.headers["Cache-Control"] = cache

@@ -53,9 +53,10 @@ def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run an audit; return 0 if the table is complete, 1 if not or after an error, 2 for an invalid option.
+    """Run an audit; return 0 if the table is complete, 1 if it is not.
 
-    Also returns 0 if the audit is not waited for, as with --detach. Returns 130 if stopped.
+    Also returns 0 if the audit is not waited for, as with --detach. Returns 2 for a ConfigError, 1 for
+    another error, and 130 if stopped.
     """
     args, flags = parse(argv)
     work = partial(audit_on, flags=flags) if is_beams(args.runner) else audit_chunks

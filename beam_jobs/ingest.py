@@ -59,7 +59,7 @@ def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status: 1 for an error or failed chunks, 2 for a wrong option."""
+    """Run the command; return the exit status: 2 for a ConfigError, 1 for another error or failed chunks."""
     args, flags = parse(argv)
     work = partial(ingest_on, flags=flags) if is_beams(args.runner) else ingest_chunks
     return command.exit_status(partial(run, args, work=work), STOPPED)

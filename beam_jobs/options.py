@@ -56,7 +56,7 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
     """Return Beam's flags, for `pipeline_options`. Exits with status 2 for a flag that Beam does not know.
 
-    Flags of boolean options come last, one per option, rewritten to a flag that Beam knows if it has one.
+    Flags of boolean options come last, one per option, in a spelling that Beam knows, if there is one.
     The launch of a template accepts unknown flags: Dataflow has checked the user's and may add its own.
     """
     if not flags:

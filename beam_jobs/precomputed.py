@@ -78,7 +78,7 @@ parse = partial(command.parse, "precomputed", __doc__, add_options, problem=outp
 
 
 def plan(args: argparse.Namespace) -> StaticExport:
-    """Return the export that the options describe. Raises L2FeaturesError if it cannot be made."""
+    """Plan the export that the options describe, and return it. Writes no shard. Raises L2FeaturesError."""
     wanted = WantedExport(
         load_dataset(args.dataset, args.config),
         args.version,

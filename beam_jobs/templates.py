@@ -140,7 +140,7 @@ TEMPLATES = {
 
 
 def metadata(job: str) -> dict[str, Any]:
-    """Return the metadata of a job's template. Raises ConfigError if `FIELDS` and `LOCAL` lack an option."""
+    """Return the metadata of a template. Raises ConfigError for an option in neither `FIELDS` nor `LOCAL`."""
     template = TEMPLATES[job]
     described: dict[str, Any] = {
         "name": f"l2features {job}",

@@ -179,10 +179,7 @@ class _DirectRowsFn(_WriteFn):
 
 @dataclass
 class WriteByBigtableIO(beam.PTransform):
-    """Write rows to Bigtable with Beam's own connector.
-
-    The state of failed chunks is recorded in the store; that of done chunks is not.
-    """
+    """Write rows to Bigtable with Beam's own connector; only failed chunks get a record in the store."""
 
     ingest: Ingest
 

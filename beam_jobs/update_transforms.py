@@ -92,7 +92,7 @@ class _DecodeFn(_UpdateFn):
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """Decode each `Delivery`; return several pairs of plain tuples.
+    """Decode each `Delivery`; return pairs of plain tuples.
 
     Each part of the message becomes a pair (`DatasetChunk`, `Member`). One more pair is for the message as a
     whole: (`DatasetChunk` with an empty data set, (message's key, `OpenMessage`)).
@@ -146,8 +146,8 @@ class _ComputeNodesFn(_UpdateFn):
 class ComputeNodes(beam.PTransform):
     """Compute and write the rows of each (`DatasetChunk`, `Member`s); return (key, `Report`) per member.
 
-    A chunk's nodes are computed together, even if several messages name them. Pairs (key, `OpenMessage`),
-    which come with an empty data set, are returned unchanged.
+    The nodes of a group are computed together, so that a chunk is read once for several messages. Pairs
+    (key, `OpenMessage`), which come with an empty data set, are returned unchanged.
     """
 
     update: Update

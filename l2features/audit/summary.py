@@ -147,10 +147,7 @@ def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
-    """Store a summary, with the run's id ``run``, in the table's note `NOTE`.
-
-    If only a part of the grid was audited, the note is `PART_NOTE`.
-    """
+    """Store a summary and the run's id in the table's note `NOTE`; for a part of the grid, in `PART_NOTE`."""
     kept = {
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -114,7 +114,8 @@ class JobCommand(click.Command):
 def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
     """Return the data set that ``words``, the four arguments of PCGL2Cache's ingest, describe.
 
-    Sets ``dataset`` and ``timestamp`` in ``values``. Raises UsageError for --dataset, --config, --timestamp.
+    Sets ``dataset`` and ``timestamp`` in ``values``. Raises UsageError if --dataset, --config or --timestamp
+    is given too.
     """
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):

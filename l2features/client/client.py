@@ -269,9 +269,9 @@ class Neuron:
             invalidation_nm: a path of the skeleton represents all nodes within this distance of the path,
                 measured along the graph.
             root_point: (3,) position in nm; the vertex nearest to it becomes the skeleton's root.
-            collapse_nm: radius of a sphere around ``root_point``, such as a soma's. The vertex nearest to
-                ``root_point`` and all vertices connected to it by paths become one vertex at ``root_point``.
-                Only edges with an end in the sphere count for these paths.
+            collapse_nm: radius of a sphere around ``root_point``, such as a soma's. Edges with an end in the
+                sphere are followed from the vertex nearest to ``root_point``. This vertex and all vertices
+                reached become one vertex at ``root_point``.
             join: join components at their nearest vertices.
         """
         import pyarrow as pa

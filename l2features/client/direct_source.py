@@ -39,7 +39,7 @@ MOST_GROUPS = 20_000
 
 
 class DirectSource:
-    """A `ClientSource` for a data set in a data sets file: it only reads the data set's table and graph."""
+    """A `ClientSource` for a data set in a data sets file: reads its table and graph, and writes nothing."""
 
     def __init__(self, file: str | PathLike[str], dataset: str) -> None:
         self.where = fspath(file)

@@ -66,8 +66,8 @@ class Rows:
     def joined(cls, ids: Ids, parts: Sequence[Rows]) -> Rows:
         """Return the rows of sorted, unique ``ids``, each from the part that has the row.
 
-        The rows of a part may be in any order; rows of other ids are ignored. An id in no part gets an empty
-        row.
+        Parts and their rows may be in any order; rows of other ids are ignored. An id in no part gets an
+        empty row.
         """
         if len(parts) == 1 and np.array_equal(parts[0].ids, ids):
             return parts[0]
@@ -120,7 +120,7 @@ class Rows:
 
 
 def set_flags(rows: Rows) -> None:
-    """Set each flag of ``features``. For example, ``has_pca`` is true in rows with ``pca`` or ``pca_val``."""
+    """Set each flag of ``features`` where an attribute of the flag is present: ``has_pca`` with ``pca``."""
     for flag, columns in _FLAG_COLUMNS.items():
         rows.features[flag] = rows.present @ columns
 

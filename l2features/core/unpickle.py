@@ -169,7 +169,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Builder:
-    """Builds arrays and scalars from `Record` objects. Raises ValueError for cycles and too many values."""
+    """Builds the final values from records. Raises ValueError for cycles, and for too many values."""
 
     def __init__(self, size: int) -> None:
         self.size, self.items, self.keys, self.encoded = size, 0, 0, 0

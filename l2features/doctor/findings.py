@@ -54,8 +54,8 @@ def skipped(text: str) -> Finding:
 def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
     """Return the problem for an error; ``fix`` tells the user what to do.
 
-    ``role`` is the role that the account needs. A standard text replaces ``fix`` for ConfigError and
-    TableNotFound. With a ``role``, it also does so if access was refused.
+    ``role`` is the role that the account needs. A standard text replaces ``fix`` for ConfigError,
+    TableNotFound and, with a ``role``, refused access.
     """
     if role and is_refused(error):
         fix = f"grant {role} to the account of this command (gcloud auth application-default login)"

@@ -26,9 +26,9 @@ MOST_RANGES = 1_000
 
 
 class IdRanges(NamedTuple):
-    """Ranges of ids, ascending: each range's first and last id (both included), and its size.
+    """Ascending ranges of ids: first and last id of each (both included), and its estimated size in chunks.
 
-    The field ``chunks`` is an estimate of the size as a number of chunks. It can be below 1 for few ids.
+    The size of a range of few ids can be below 1.
     """
 
     first: Ids

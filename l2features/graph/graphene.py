@@ -58,8 +58,8 @@ class GrapheneGraph(Graph):
     """A graph on a PyChunkedGraph server.
 
     cloud-volume maps supervoxels to nodes; our own requests read nodes and children. The server lists a
-    chunk's nodes with their supervoxels, but does not mark superseded nodes. To find the nodes
-    that are valid at a time, `nodes` maps all listed supervoxels to their nodes at this time.
+    chunk's nodes with their supervoxels, but does not mark superseded nodes. To find the nodes that are
+    valid at a time, `nodes` maps all listed supervoxels to their nodes at this time.
     """
 
     pattern, expected = re.compile("graphene"), "graphene"

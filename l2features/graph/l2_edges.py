@@ -76,7 +76,7 @@ def edges_of_roots(
 
 
 def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
-    """Return ``find(root)`` by root. Raises MalformedEdges for all roots where it raises GraphError."""
+    """Return ``find(root)`` by root. Raises MalformedEdges for all roots where ``find`` raises GraphError."""
     found, malformed = dict[int, T](), dict[int, str]()
     for root in roots:
         try:

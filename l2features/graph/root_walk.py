@@ -1,7 +1,7 @@
 """Walk between roots and L2 nodes, layer by layer, for all roots at once.
 
-Below the roots' layer, a graph skips layers in which a node would have a single child. So a node's children
-may be of any lower layer, and its parent of any higher layer.
+Between layer 2 and the roots' layer, a graph skips layers in which a node would have a single child. So a
+node's children may be of any lower layer, and its parent of any higher layer.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def layers_of(chunks: float, fan_out: int) -> int:
 def layout_above(layout: IdLayout, top: int, fan_out: int) -> IdLayout:
     """Return the layout, extended by the layers from 3 to ``top``, the layer of the roots.
 
-    As in PyChunkedGraph, a layer that ``layout`` lacks gets just enough bits per axis for the coordinates of
-    its chunks.
+    As in PyChunkedGraph, a layer that ``layout`` lacks gets as many bits per axis as its chunk
+    coordinates need on the longest axis.
     """
     above = {layer: _bits(fan_out, top - layer) for layer in range(L2 + 1, top + 1)}
     return IdLayout({**above, **layout.spatial_bits}, layout.layer_bits)

@@ -39,8 +39,8 @@ class TableReads:
     """Reads a graph's table.
 
     Requests for ranges run in groups, and each group has ``deadline_s`` seconds. Some methods that read by
-    key take a deadline ``until`` instead, a value of `time.monotonic`.
-    All methods raise GraphError, or GraphUnavailable for a transient error.
+    key take a deadline ``until`` instead, a value of `time.monotonic`. All methods raise GraphError, or
+    GraphUnavailable for a transient error.
     """
 
     url: str

@@ -84,7 +84,7 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError if the graph was made from another segmentation than the data set reads.
+    """Raise ConfigError if the graph was made from another segmentation than the data set's.
 
     If the data set reads a copy of the segmentation, its key ``watershed`` has the path of the original.
     """

@@ -21,8 +21,8 @@ def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCount
     """Return the summed file counts of a box's chunks if all are done and no file was read; else None.
 
     Also returns None if a record lacks file counts (written by an older release): files may have been read.
-    The first chunk that is not done, or has all its files, makes the result None. So one read of the store
-    is usually enough.
+    Checks one shard after another, up to the first with a chunk that is not done or has all its files. So
+    one read of the store is usually enough.
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))

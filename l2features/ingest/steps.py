@@ -151,9 +151,9 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
     """Return the metadata to store in the table; ``there`` is the stored metadata, if any.
 
-    Raises ConfigError if ``timestamp`` differs from the stored one, or is None for a new table of a data set
-    with a graph. Raises StoreError if the stored metadata has another graph or geometry than the data set.
-    For a data set without a graph, also raises StoreError if the metadata has another segmentation.
+    Raises ConfigError if ``timestamp`` differs from the stored one, or is None for a data set with a graph
+    and no stored metadata. Raises StoreError if the stored metadata has another graph or geometry than the
+    data set, or, for a data set without a graph, another segmentation.
     """
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))

@@ -120,8 +120,8 @@ def exit_status(run: Callable[[], int], stopped: str, shown: Callable[[str], str
     """Call ``run`` and return its exit status.
 
     If it fails, the status is 2 for a ConfigError, 1 for another L2FeaturesError or a closed output pipe. If
-    it is stopped, the status is 130, and ``stopped`` is printed, or the message of StillRunning. ``shown``
-    converts an error's message to the text that is printed.
+    it is stopped, the status is 130; prints ``stopped`` or, for StillRunning, the error's message. ``shown``
+    converts the message of any other error to the text that is printed.
     """
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

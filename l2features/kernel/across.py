@@ -41,8 +41,8 @@ def find_runs_across(volume: np.ndarray) -> Iterator[Runs]:
     """Yield the runs of a volume (slowest axis, middle, fastest) along its slowest axis, plane by plane.
 
     A plane holds all voxels at one index of the middle axis. Its lines run along the slowest axis, and are
-    sorted by their index on the fastest axis. Labels are uint64. The yielded runs share memory:
-    use each `Runs` before taking the next.
+    sorted by their index on the fastest axis. Labels are uint64. The yielded runs share memory: use
+    each `Runs` before taking the next.
     """
     n2, n1, n0 = volume.shape
     voxels = volume.reshape(-1)

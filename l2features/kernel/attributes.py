@@ -44,9 +44,9 @@ class Frame(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Runs and moments (sums over voxels) of a chunk's labels 1, 2, ...; row 0 of the moments is background.
+    """Runs and moments (sums over voxels) of a chunk's labels 1, 2, ...
 
-    ``nm`` is the size of a voxel along x, y and z in nm.
+    Row 0 of the moments is the background. ``nm`` is the size of a voxel along x, y and z in nm.
     """
 
     runs: Runs

@@ -1,8 +1,8 @@
 """Squared distances by lower envelopes of parabolas, in time linear in the length of the lines.
 
 The method is that of Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019, in integers. Each
-stretch of one label in a line has its own envelope. Its parabolas are one at each voxel of the stretch, and
-one of height 0 at the voxel before the stretch and at the voxel after it.
+stretch of one label in a line has its own envelope. It has a parabola at each voxel of the stretch, and a
+parabola of height 0 at the voxel before the stretch and at the voxel after it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
     """Write the squared distances of a strip of LANES lines to ``block.out``.
 
     ``strip`` is the index of the first of these lines; each line has ``rows`` voxels. ``unit`` and ``far``
-    are int64. ``unit`` is the square of a voxel's extent along the lines. Results above ``far`` are
-    written as ``far``.
+    are int64. ``unit`` is the square of a voxel's extent along the lines. Results above ``far`` become
+    ``far``.
     """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)

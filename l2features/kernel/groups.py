@@ -1,4 +1,4 @@
-"""Features of some of a chunk's nodes. If their bounding boxes are small, only the runs inside are read.
+"""Features of some of a chunk's nodes. If their boxes are small, each is computed from the runs in its box.
 
 A node's features need only its bounding box, grown by one voxel. The added layer holds other labels only.
 From each voxel of the node, some voxel of the layer is nearer than any voxel outside the grown box. Distances

@@ -2,8 +2,8 @@
 
 Each integer type has a limit ``far`` (`FAR`): squared distances of ``far`` or more are stored as ``far``.
 Adding to ``far`` gives at least ``far``, so a minimum below ``far`` is exact. Deep inside thick labels,
-results are ``far``. The second pass, along the last axis, measures a strip of LANES lines that has such a
-result again in wider integers. If an input of this strip is ``far``, the first-pass strip that the input
+results are ``far``. If a strip of LANES lines has such a result in the second pass, along the last axis, it
+is measured again in wider integers. If an input of this strip is ``far``, the first-pass strip that the input
 comes from is measured again too.
 """
 
@@ -67,7 +67,7 @@ class Roots(NamedTuple):
 
 
 class Thick(NamedTuple):
-    """First-pass results in wider integers, of strips that were measured again because some reach ``far``."""
+    """First-pass results in wider integers, of strips measured again because some results are ``far``."""
 
     places: np.ndarray
     """int32 (blocks, strips of a block), index of each strip in ``values``; -1 until the strip is needed."""
@@ -117,7 +117,7 @@ def measure(
 
 @lru_cache(maxsize=16)
 def make_roots(factor: float, divisor: float) -> Roots:
-    """Return the `Roots` for uint16 squared distances. ``single`` is 0 unless float32 is exact for all."""
+    """Return the `Roots` for uint16 squared distances. ``single`` is 0 if float32 is inexact for any."""
     single, squared = np.float32(factor / divisor**2), np.arange(2**16)
     whole = np.floor(np.sqrt(squared * factor) / divisor)
     exact = (np.floor(np.sqrt(squared.astype(np.float32) * single)) == whole).all()
@@ -246,8 +246,8 @@ def _widen(
 ) -> None:
     """Copy the labels and squared distances of the strips marked by ``again`` into the block ``wide``.
 
-    A squared distance of ``far`` is replaced by its value in wide integers. To get this value, the strip
-    of the first pass is measured again, once.
+    A squared distance of ``far`` is replaced by its value in wide integers. For this, the first-pass strip
+    that it comes from is measured again, unless this has been done before.
     """
     n0, _, n2 = runs.shape
     block = narrow.block

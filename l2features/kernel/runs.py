@@ -131,7 +131,7 @@ def stop_of(runs: Runs, run: int, end: int) -> Any:
 def _find_starts(
     voxels: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray
 ) -> int:
-    """Write the first voxel of each run of some lines to ``starts``, its label to ``values``.
+    """Write the index in its line of each run's first voxel to ``starts``, and its label to ``values``.
 
     Writes the number of runs up to the end of each line to ``offsets[1:]``. Returns the number of runs.
     """

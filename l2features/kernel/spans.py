@@ -36,7 +36,7 @@ def make_spans(runs: Runs, dtype: type) -> Spans:
 
 
 def reuse(spans: Spans) -> None:
-    """Keep unneeded memory of up to _MOST_KEPT bytes for the next `make_spans`, in any thread."""
+    """Keep the memory of unneeded spans, if at most _MOST_KEPT bytes, for any thread's next `make_spans`."""
     memory = spans.values.base
     if memory is not None and memory.nbytes <= _MOST_KEPT:
         _spare.append(memory)

@@ -1,7 +1,4 @@
-"""Squared distances along an axis, in blocks of neighbouring lines.
-
-A block is filled from runs, and then measured in strips of LANES lines.
-"""
+"""Blocks of neighbouring lines, with squared distances along an axis, measured in strips of LANES lines."""
 
 from __future__ import annotations
 

@@ -118,10 +118,7 @@ def _measure_group(
 def _search_between(
     block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
 ) -> int:
-    """Measure a row by the parabolas of rows ``begin`` to ``end``.
-
-    Returns the number of steps, averaged over the two directions.
-    """
+    """Measure a row by the parabolas of rows ``begin`` to ``end``; return the steps as `_search_row` does."""
     stepped = block.stepped
     best = load(stepped, row * LANES)
     steps = 0

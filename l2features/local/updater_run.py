@@ -289,7 +289,7 @@ class Supervisor:
 
 
 def judge(message: Received) -> tuple[Region, int]:
-    """Return a tuple: (table id, a number for the place of the first id); the number of ids, at least 1."""
+    """Return a message's region (table id, high bits of the first id), and its number of ids, at least 1."""
     try:
         request = decode(message.data, message.attributes)
     except BadMessage:

@@ -256,7 +256,7 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
-    """Return a tuple: the valid L2 ids of a data set, in the given order; the other ids, keyed by reason."""
+    """Return a tuple: those ids that are valid L2 ids, in the given order; the other ids, keyed by reason."""
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),

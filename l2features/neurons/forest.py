@@ -170,10 +170,7 @@ def _joined(paths: Iterable[list[int]]) -> Indices:
 
 
 def _path(node: int, before: memoryview) -> list[int]:
-    """Return the nodes of the path from ``node`` back to its source, both included.
-
-    ``before`` holds the previous node of each node on the path from the source, negative at a source.
-    """
+    """Return the nodes from ``node`` back to its source, both included; ``before`` is as in `Reached`."""
     path = [node]
     while (node := before[node]) >= 0:
         path.append(node)

@@ -30,7 +30,7 @@ def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Ed
 def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
     """Return the shortest edge from each group to another group, shortest first, (groups, 2).
 
-    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, we search for
+    ``group`` (v,) is the number of each vertex's group. For each bit of these numbers, a search finds
     each vertex's nearest vertex among the groups that differ from its own group in this bit. Two groups
     differ in at least one bit, so these searches together cover all other groups.
     """

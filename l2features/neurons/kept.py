@@ -93,8 +93,8 @@ class KeptResults:
 class KeptRoots:
     """A cache for arrays computed for roots, in memory and in the features table. Thread-safe.
 
-    The table is always read; new results are written to it only if ``write`` is True. A failed write is
-    only logged; the next write is tried no earlier than `REST_S` seconds later.
+    Results that are not in memory are read from the table. New results are written to it only if ``write``
+    is True. A failed write is only logged; the next write is tried no earlier than `REST_S` seconds later.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
@@ -111,7 +111,7 @@ class KeptRoots:
         """Return the cached results of roots; roots without a cached result are left out.
 
         For a result with more than ``most`` items, only their number is returned. ``bases`` maps each root
-        to 16 bytes, its basis. A result stored with another basis is outdated and left out.
+        to its current basis (see `SUMMARY`). A result stored with another basis is outdated and left out.
         Raises StoreError, and UnknownFormat for a cell that a newer l2features wrote.
         """
         wanted = roots.tolist()

@@ -16,7 +16,7 @@ from .skeleton import INVALIDATION_NM
 def graph_measures(graphs: Sequence[NeuronGraph]) -> dict[str, np.ndarray]:
     """Return the measures of `neuron_summary.SUMMARY` that need L2 graphs, by name; (R,) for R graphs.
 
-    All graphs must be of one data set. They are first joined to one graph of many components.
+    All graphs must be of one data set. They are processed as one graph of many components.
     """
     names = "n_components", "n_edges", "mst_length_nm", "cable_length_nm"
     sizes = [len(graph) for graph in graphs]

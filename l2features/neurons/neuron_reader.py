@@ -189,10 +189,7 @@ class NeuronReader:
     def _keep_complete(
         self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
-        """Cache summaries without missing nodes, each with its root's basis (see `_bases`).
-
-        If ``bases`` is empty, cache nothing.
-        """
+        """Cache summaries without missing nodes, each with its root's basis; none if ``bases`` is empty."""
         results = dict[ResultKind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)

@@ -68,7 +68,7 @@ class NeuronGraph:
 
     @cached_property
     def component(self) -> npt.NDArray[np.int64]:
-        """Connected component of each node, (n,): 0 is the largest; equal ones are ordered by lowest id."""
+        """Connected component of each node, (n,), numbered from 0 by descending size; ties by lowest id."""
         from .forest import components
 
         return components(self.edges, len(self)).of_node
@@ -107,10 +107,9 @@ def place_nodes(
 ) -> tuple[Positions, npt.NDArray[np.bool_]]:
     """Return a tuple: the position of each node in nm, (n, 3); which positions are interpolated, (n,).
 
-    As in pcg_skel, nodes without a representative coordinate are placed in rounds. In each round, a node with
-    edges to nodes that have a position is placed at the mean of their positions. If it has only one edge,
-    1 nm is added to z. Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of
-    their chunk.
+    As in pcg_skel, nodes without a representative coordinate are placed in rounds. In each round, a node
+    with edges to placed nodes is placed at the mean of their positions. If it has only one edge, 1 nm is
+    added to z. Nodes not placed after `INTERPOLATION_ROUNDS` rounds are placed at the centre of their chunk.
     """
     positions, present = served_column(rows, geometry, "rep_coord_nm")
     known = present & (status == Status.READY)

@@ -65,7 +65,7 @@ class Projection:
 
 @dataclass
 class ChunkMap:
-    """A grid's projections, a random sample of chunks that have nodes, and the maximum nodes per chunk."""
+    """A grid's projections, a random sample of chunks with nodes, and the most nodes in a chunk."""
 
     geometry: Geometry
     planes: dict[str, Projection] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """A summary of a table's chunk records (progress, map, largest chunk), stored as JSON with the table.
 
 A scan of millions of records takes minutes, so all processes share its result. They use a result for `SHARE`
-times the scan's duration, but for at least `LEAST_S` seconds; some processes use it up to 50 % longer.
+times the scan's duration, but for at least `LEAST_S` seconds; most processes use it up to 50 % longer.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ class Level(BaseModel):
     """One level of a spatial index: its cells, and the nodes it has.
 
     A cell has ``edge`` chunks (a power of two) along each axis, or the whole axis of the `padded` grid if it
-    is shorter. The high 32 bits of the hashes of the level's nodes are from ``start`` to ``stop`` - 1.
+    is shorter. The level has all nodes for which the high 32 bits of the hash are from ``start`` to
+    ``stop`` - 1.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,8 +1,8 @@
 """The choice of the number of shards of an index, so that files are near a wanted size.
 
 Each shard is a file. The number of shards is a power of two, and the stored values have unequal sizes, so
-files vary in size. Where possible, files have at most `MOST` times the wanted size. If an index has several
-files, each is padded with zeros to at least `LEAST` times the wanted size when it is written.
+files vary in size. Where possible, files are planned to have at most `MOST` times the wanted size. If an
+index has several files, each is padded with zeros to at least `LEAST` times the wanted size when written.
 """
 
 from __future__ import annotations

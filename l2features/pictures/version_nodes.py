@@ -66,7 +66,7 @@ def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
 
 
 def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
-    """Return the nodes of a version's Arrow table as clients receive them; missing values are 0."""
+    """Return the nodes of a version's Arrow table as clients receive them; absent values are 0."""
 
     def column(name: str) -> tuple[np.ndarray, Mask]:
         values = vectors(table, name)

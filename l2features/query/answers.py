@@ -1,7 +1,7 @@
 """Convert rows to JSON, Arrow and Parquet, column by column and without a Python object per value.
 
-For JSON, `column_texts` converts each column to texts, and Arrow joins the texts of each row. Up to
-`FEW_ROWS` rows are converted row by row.
+For JSON, `column_texts` converts each column to texts, and Arrow joins the texts of each row. An
+answer of at most `FEW_ROWS` rows is converted row by row.
 """
 
 from __future__ import annotations

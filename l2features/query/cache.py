@@ -22,7 +22,7 @@ class RowCache:
 
     A full set evicts its oldest row. A row is cached with the attributes that were read; a lookup of any
     other attribute is a miss. Each set has `WAYS` slots. A slot's place is its index in the arrays of rows.
-    A slot gets its place when it is first used, so memory grows only as needed.
+    A slot gets the next free place when it is first used, so memory grows only as needed.
     """
 
     def __init__(self, capacity: int) -> None:

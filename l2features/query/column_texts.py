@@ -1,8 +1,7 @@
 """Convert a column of values to JSON texts, one text per row.
 
 orjson serializes a column as a whole, and the text is cut between rows. For a column of arrays of 16-bit
-numbers, the text of each number is looked up in a table instead. Of all these steps, only the one by orjson
-holds the GIL.
+numbers, the text of each number is looked up in a table instead. Of these steps, only orjson's holds the GIL.
 """
 
 from __future__ import annotations

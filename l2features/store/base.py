@@ -188,7 +188,7 @@ class RootCells(Protocol):
     def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
         """Write cells by root and name durably. They replace cells of the same name; other cells remain.
 
-        Raises ValueError for a name that does not match `CELL_NAME`, or a value above `MOST_CELL_BYTES`.
+        Raises ValueError if a name does not match `CELL_NAME`, or a value has more than `MOST_CELL_BYTES`.
         """
 
     def delete_root_cells(self, roots: Ids) -> None:
@@ -199,7 +199,7 @@ class SegmentIndex(Protocol):
     """The nodes of each segment of a data set without a graph."""
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return each segment's nodes, sorted: the ``most`` + 1 lowest ids. Unknown segments are left out.
+        """Return the lowest nodes of each segment, sorted, at most ``most`` + 1; leave out unknown segments.
 
         If a segment has ``most`` + 1 nodes in the result, it has more than ``most`` nodes.
         """
@@ -320,7 +320,7 @@ def store_form(url: str) -> str | None:
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """Open the table ``name`` of the store at ``url``, without I/O. The table need not exist yet.
 
-    The keys of `STORES` show the forms of ``url``. ``deadline_s`` is the time limit of each call.
+    The keys of `STORES` show the forms of ``url``. ``deadline_s`` is the time limit of each call, in seconds.
     Raises ConfigError for a malformed URL or name.
     """
     if not TABLE_NAME.fullmatch(name):

@@ -76,7 +76,7 @@ class Rewriting:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Open the window for the block. Renew it, if due, before and after the block. Raises StoreError."""
+        """Open the window, or renew it if due, before and after the block. Raises StoreError."""
         self._renew()
         yield
         self._renew()

@@ -44,10 +44,10 @@ def start_index(store: Store) -> None:
 
 
 def build_index(store: Store, geometry: Geometry) -> Iterator[int]:
-    """Index the segments of all recorded chunks, `SHARD_CHUNKS` chunks of the grid at a time.
+    """Index the segments of all recorded chunks, in shards of `SHARD_CHUNKS` chunks of the grid.
 
-    Yields the number of finished chunks of the grid, once at the start and then after each such shard. The
-    progress is recorded after each shard. A new run resumes an interrupted one, and counts its chunks too.
+    Yields the number of finished chunks of the grid, once at the start and then after each shard. The number
+    includes the chunks of earlier runs: progress is recorded after each shard, and a new run resumes there.
     Until the index is complete, no chunk may be ingested from a changed segmentation.
     """
     state, box = index_state(store), whole_box(geometry.grid)

@@ -51,7 +51,7 @@ def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
 
 
 def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolume:
-    """Write a layer with label 1 at 8 x 8 x 40 nm, and label 2 at 16 x 16 x 40 nm (``size`` voxels)."""
+    """Write a layer of two scales: label 1 at 8 x 8 x 40 nm; label 2 at 16 x 16 x 40 nm, ``size`` voxels."""
     x, y, z = size
     info = CloudVolume.create_new_info(
         num_channels=1,

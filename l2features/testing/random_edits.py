@@ -53,7 +53,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
 
 
 def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int]) -> list[tuple[int, int]]:
-    """Choose two objects to merge; return a pair of their nodes per chunk, first the pair from ``nodes``."""
+    """Choose two objects to merge; return a pair of nodes per chunk. The first pair is from ``nodes``."""
     one = int(random.choice(nodes))
     other = int(random.choice([node for node in nodes if graph.roots[node] != graph.roots[one]]))
     sides = [{graph.chunk_id(n): n for n in sorted(graph.nodes[graph.roots[node]])} for node in (one, other)]

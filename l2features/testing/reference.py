@@ -1,4 +1,4 @@
-"""Reference implementation of reads: decode cells, convert rows to what clients receive, value by value."""
+"""Reference implementation of reads, value by value: decode cells; return rows as clients receive them."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def forget(store: Store, ids: Ids) -> None:
 
 
 def lose(store: Store, chunk: Chunk, most: int) -> Ids:
-    """Delete the first rows of a chunk, at most ``most`` rows; return their ids."""
+    """Delete the first rows of a chunk, at most ``most``; return their ids."""
     ids = chunk_rows(store, chunk).ids[:most]
     forget(store, ids)
     return ids

@@ -228,7 +228,7 @@ class ProofreadGraph:
     def _replace(
         self, old: Sequence[int], parts: Sequence[Ids], roots: Sequence[int], ms: int
     ) -> list[tuple[int, list[Cell]]]:
-        """Replace a chunk's nodes ``old`` by a new node for each of ``parts``; return new ids with cells."""
+        """Replace a chunk's nodes ``old`` by one for each of ``parts``; return new nodes with their cells."""
         chunk_id = self.chunk_id(old[0])
         for node in old:
             self.nodes[self.roots.pop(node)].discard(node)

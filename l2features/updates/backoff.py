@@ -1,8 +1,8 @@
 """Attempts and exponential backoff of leased messages.
 
 Pub/Sub redelivers a nacked message, but reports the number of deliveries only if the subscription counts
-them. So the process counts attempts itself, starting at the reported number or 0. A restart loses its counts,
-and messages may get a few more attempts.
+them. So the process counts attempts itself, starting at the reported number of earlier deliveries, or at 0. A
+restart loses its counts, and messages may get a few more attempts.
 """
 
 from __future__ import annotations

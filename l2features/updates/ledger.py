@@ -95,7 +95,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return a report for each part that has none: the part's result was lost, so the message is refused."""
+    """Return, for each part without a report, one that refuses the message, as the part's result was lost."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)

@@ -2,7 +2,7 @@
 
 A Beam runner repeats work whose process died, and does not report how often. So an attempt is counted before
 it begins, and the count is cleared when it ends. A message with too many counted attempts is computed alone.
-If it then has too many counted attempts alone, it becomes a dead letter.
+If it then has too many counted attempts alone, it is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Attempts:
         self._counts: dict[str, int] = {}
 
     def begin(self) -> tuple[list[Member], list[Member]]:
-        """Count an attempt to compute each member (part of a message).
+        """Count an attempt to compute each member.
 
         Returns a tuple: the members to compute together; the members with more than `ATTEMPTS` attempts, to
         compute alone. Raises StoreError.

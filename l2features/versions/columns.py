@@ -98,7 +98,7 @@ def root_schema() -> Any:
 
 @cache
 def retired_schema() -> Any:
-    """Return the Arrow schema of the file ``retired``: roots whose rows in older files are not valid."""
+    """Return the Arrow schema of the file ``retired``: roots whose rows in older layers are left out."""
     return pa.schema([_id(ROOT_ID, "root whose rows in older layers do not belong to the version")])
 
 

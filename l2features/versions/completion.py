@@ -45,8 +45,8 @@ def alone(run: Materialization) -> Iterator[None]:
 def finished_before(run: Materialization) -> Manifest | None:
     """Return the manifest that an interrupted run of the job wrote; None if the version has no manifest.
 
-    If work files of the run remain (see `leftovers`), finishes the version by `_close`. If none remain,
-    another job has finished the version: raises OtherJob.
+    If `leftovers` (files that the version does not need) remain, finishes the version by `_close`. If none
+    remain, another job has finished the version: raises OtherJob.
     """
     folder, number = run.folder, run.plan.number
     if not folder.exists(manifest_path(number)):
@@ -61,9 +61,9 @@ def finished_before(run: Materialization) -> Manifest | None:
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
     """Write the folder's URL to the features table, write the manifest, and commit to Delta, if wanted.
 
-    Removes work files at the end (see `leftovers`). Raises OtherJob if another job finished the version.
-    Raises VersionError if no node is valid, if rows of the table changed while the version was made, or if a
-    file is missing or has the wrong size.
+    At the end, removes files that the version does not need (`leftovers`). Raises OtherJob if another job
+    finished the version. Raises VersionError if no node is valid, if rows of the table changed while the
+    version was made, or if a file is missing or has the wrong size.
     """
     folder, number = run.folder, run.plan.number
     _check_same_rows(run, done)
@@ -95,7 +95,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
 
 
 def _close(run: Materialization, manifest: Manifest) -> None:
-    """Commit to Delta, if wanted; then remove work files (`leftovers`). If any remain, a rerun does both."""
+    """Commit to Delta, if wanted; then remove `leftovers`. If any remain, a rerun does both."""
     if run.delta:
         commit_version(run.folder, manifest)
     clean(run.folder, manifest)

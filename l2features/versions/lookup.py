@@ -91,7 +91,7 @@ class VersionReader:
         """Return the nodes of roots, sorted by root and node. `node_columns` explains ``names``.
 
         At most the first ``limit`` rows are returned. Roots that are not in the version have no rows. Raises
-        VersionTimeout if the lookup is still reading when `time.monotonic` passes ``until``.
+        VersionTimeout if rows are still to be read after ``until`` (`time.monotonic`).
         """
         return self._found("by_root", roots, node_columns(names), limit, until)
 
@@ -184,7 +184,7 @@ class VersionReader:
     def _read(
         self, pieces: Sequence[Piece], columns: Sequence[str], key: str, until: float
     ) -> Iterator[tuple[Any, int | None]]:
-        """Yield the wanted rows of each piece (row group), and the next piece's smallest key (or None)."""
+        """Yield the wanted rows of each piece (row group), and the next piece's smallest key, if any."""
         thens = [*(piece.low for piece in pieces[1:]), None]
         for first in range(0, len(pieces), WORKERS):
             _check_time(until)

@@ -5,8 +5,8 @@ one layer. A renewed version has the layers of its base and a new layer. The new
 roots, and a file `retired` with the ids of retired roots.
 
 A row of a layer belongs to the version unless the file `retired` of a later layer lists the row's root
-(`Manifest.removing`). A root is also retired, and added again, if some of its features were missing
-in the base and have been computed since.
+(`Manifest.removing`). A root is also retired, and added again, if features of its nodes were missing in the
+base and have been computed since.
 """
 
 from __future__ import annotations

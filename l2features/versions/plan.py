@@ -95,7 +95,7 @@ def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
     """Return the plan of an unfinished run of the same version, or else write and return a new plan.
 
     ``divide`` completes the new plan. Raises VersionError if the folder of ``wanted.number`` has a
-    different version or other files.
+    different version, or files but no plan.
     """
     plan = read_plan(folder, wanted.number)
     if plan is None:

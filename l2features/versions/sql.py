@@ -99,7 +99,7 @@ class VersionSql:
 
     # ------------------------------------------------------------------ views
     def _view(self, view: str, manifest: Manifest, files: Files) -> str:
-        """Return the SQL that creates a view: rows of all layers, less roots that a later layer retired."""
+        """Return the SQL that creates a view: rows of all layers, except those of roots retired later."""
         layout, schema = VIEWS[view], root_schema() if view == "roots" else node_schema()
         columns, parts = ", ".join(schema.names), list[str]()
         for i, layer in enumerate(manifest.layers):
@@ -116,7 +116,7 @@ class VersionSql:
         return f"CREATE VIEW {view} AS {' UNION ALL '.join(parts)}"
 
     def _source(self, name: str, paths: Sequence[str], schema: Any, files: Files) -> str:
-        """Return the SQL for these files after FROM: a call of read_parquet, or ``name``, registered here."""
+        """Return these files in SQL: a call of read_parquet; for a bucket, ``name``, registered here."""
         if files.local is None:
             self._connection.register(name, files.dataset(paths, schema))
             return name

@@ -183,8 +183,7 @@ def _check_unique(
 def _count_roots(reader: VersionReader) -> int:
     """Return the number of distinct roots of the version's nodes.
 
-    A layer is the files that one version wrote. Its rows are sorted by root, and no root occurs in two
-    layers, so the roots of each layer are counted separately.
+    The roots of each layer are counted alone: its rows are sorted by root, and no root occurs in two layers.
     """
     count = 0
     for layer in range(len(reader.manifest.layers)):

@@ -42,8 +42,8 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
     """Return a file's 32-bit words after the channel offset. Block headers, two words each, come first.
 
     ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises ValueError for a file with several
-    channels, and for a broken file. For example, a block's voxels lie outside ``data``, or refer to labels
-    that the block's table does not have.
+    channels, and for a broken file: for example, one in which a block's voxels lie outside ``data``, or refer
+    to labels that the block's table does not have.
     """
     if len(data) % 4 or len(data) < 4:
         raise ValueError(f"{BROKEN}: {len(data)} bytes, expected a multiple of 4, and 4 at least")

@@ -31,7 +31,7 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Slab(NamedTuple):
-    """A part of a chunk, cut along z: its labels, and counts of the files that they were read from.
+    """A part of a chunk, cut along z: its labels, and the counts of its files.
 
     The labels are runs, or an array (x, y, z) in Fortran order.
     """

@@ -1,4 +1,4 @@
-"""Blocks in shard files. The files' indexes are checked.
+"""Blocks in shard files, and checks of the files' indexes.
 
 The format is neuroglancer_uint64_sharded_v1. A shard begins with its index: start and end of each minishard's
 index. A minishard's index lists the ids, offsets and sizes of its blocks. Ids and offsets are stored as

@@ -1,7 +1,7 @@
 """Fetch a segmentation's files, and tell a missing file from refused access.
 
 A 403 means either that access is refused, or that the file is missing from a bucket without list permission.
-To tell which, we request a random name, which cannot exist. If that gets a 403 too, the file is missing.
+A request for a random name, which cannot exist, tells which: if it gets a 403 too, the file is missing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Segmentations in zarr 2, zarr 3 and N5: find the arrays, and how they are stored.
 
-cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and find zarr 2's
-scale n only at the path n. Zarr groups list their scales in OME-NGFF's ``multiscales``. N5's scales
-are the arrays ``s0``, ``s1``, …; if the root is an array, it is the only scale.
+cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and miss the arrays
+of a zarr 2 group that has none at the path 0. Zarr groups list their scales in OME-NGFF's ``multiscales``.
+N5's scales are the arrays ``s0``, ``s1``, …; if the root is an array, it is the only scale.
 """
 
 from __future__ import annotations

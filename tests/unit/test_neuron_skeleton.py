@@ -1,4 +1,4 @@
-"""Tests of skeletons: equality with pcg_skel on a real neuron, components and joins, radii, and tiny roots."""
+"""Tests of skeletons: equality with pcg_skel on a real neuron, components, joins, radii, and tiny roots."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ NOTHING: dict[str, Any] = {m.name: None if m.dtype.kind == "f" else 0 for m in S
 
 
 def nodes_of_roots(counts: list[int] = COUNTS, seed: int = 0) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """Return random nodes of every status, grouped by root: rows, status, and each root's start (and the end)."""
+    """Return random nodes of every status, grouped by root: rows, status, and the offset of each root."""
     rng, n = np.random.default_rng(seed), sum(counts)
     features = np.zeros(n, dtype=FEATURES)
     chunks = rng.integers(0, GEOMETRY.grid, (n, 3))

@@ -28,7 +28,7 @@ PROVENANCE = {"dataset": "minnie", "cv_path": "graphene://https://host/segmentat
 
 
 def skeletons() -> dict[str, Skeleton]:
-    """Return three skeletons of a graph of several components (plain, soma, joined), and one of a single node."""
+    """Return three skeletons of a graph with several components (plain, soma, joined), and one of a node."""
     positions, edges = random_tree(400, seed=3)
     graph = graph_at(positions, edges[edges.max(axis=1) < 390], missing=range(0, 400, 7))
     point = graph.positions[100] + [30, 0, 0]

@@ -123,7 +123,7 @@ def test_cells_have_the_codes_of_cloud_volume(edge: int) -> None:
 
 # ------------------------------------------------------------------ sizes of shards
 def check_sizes(files: np.ndarray, sharding: Sharding, wanted: int) -> None:
-    """Check that files with index and padding have 0.81 to 1.15 times the wanted size; an only file may be less."""
+    """Check that padded files have 0.81 to 1.15 times the wanted size. A single file may be smaller."""
     assert len(files) == 1 << sharding.shard_bits
     written = np.maximum(files + sharding.index_bytes, least_bytes(sharding, wanted))
     assert written.max() <= 1.15 * wanted

@@ -68,7 +68,7 @@ def members_of(ids: Ids, published: float) -> list[Member]:
 
 @pytest.mark.parametrize("error", TRANSIENT)
 def test_a_transient_error_is_raised_before_anything_is_yielded(repeating: Updater, error: Exception) -> None:
-    """After a graph error, each message is retried alone, and the others are stored. Else nothing is stored."""
+    """Only after a graph error is each message computed alone. Then all but the failing one are stored."""
     ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 3)
     fail_for(repeating, int(ids[1]), error)
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""CAVE's graph server and info service for local data sets. A graph is opened when first requested."""
+"""CAVE's graph server and info service for graphs in Bigtable, each opened when it is first requested."""
 
 from __future__ import annotations
 

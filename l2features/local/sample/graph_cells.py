@@ -82,7 +82,7 @@ class Edit:
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
     def log(self, status: OperationStatus, ms: int) -> Iterator[Cell]:
-        """Yield the cells, with timestamp ``ms``, of this operation's row in the operation log."""
+        """Yield the cells, with timestamp ``ms``, that record a status in this operation's row of the log."""
         time = datetime.fromtimestamp(self.ms / 1000, UTC)
         roots = () if status is OperationStatus.CREATED else self.new_root_ids
         columns = {

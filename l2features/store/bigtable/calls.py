@@ -59,7 +59,7 @@ class _Client(BigtableDataClient):
 
 
 def open_table(project: str, instance: str, table: str, *, deadline_s: float | None = None) -> Any:
-    """Return a table of Google's client. Its calls are retried for ``deadline_s``, by default 60 seconds."""
+    """Return a table of Google's client; it retries calls for up to ``deadline_s``, by default 60 seconds."""
     operation = OPERATION_TIMEOUT_S if deadline_s is None else deadline_s
     timeouts = {"operation_timeout": operation, "attempt_timeout": min(ATTEMPT_TIMEOUT_S, operation)}
     defaults: dict[str, Any] = {**timeouts, "retryable_errors": RETRYABLE}

@@ -236,7 +236,7 @@ def newest_of_nodes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of these attributes in rows of nodes.
 
     If ``names`` has all attributes, the filter is not limited to a column family: with such a limit, reads
-    from Bigtable's emulator take a seventh longer. The decoder skips cells of other families.
+    from Bigtable's emulator take a seventh longer. The rows are the same: the decoder skips other families.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 

@@ -1,4 +1,4 @@
-"""Read rows through Google's client, for installations without numba. Slower than `decoded`, same results."""
+"""Read rows through Google's client, for installations without numba: as `decoded`, but more slowly."""
 
 from __future__ import annotations
 

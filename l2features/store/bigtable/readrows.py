@@ -40,8 +40,8 @@ class Table(NamedTuple):
     """The columns to decode (`row_arrays.Columns`), as arrays for compiled code.
 
     Attributes:
-        places: (columns, 4) for each column, four numbers: its offset and its size in bytes in the dtype
-            ``Columns.record``; 1 if it is optional, else 0; the length of its name.
+        places: (columns, 4) each column's offset and size in bytes in the dtype ``Columns.record``; 1 if the
+            column is optional, else 0; the length of its name.
         letters: (columns, length) the names, padded with zeros.
         marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
     """

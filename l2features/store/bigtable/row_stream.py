@@ -50,9 +50,9 @@ class RowsRead(Generic[P]):
     """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The concurrent reads
-    of a `Connection` method call share the lock ``turn``: only one read at a time takes messages from gRPC.
-    Without the lock, the threads would contend for the GIL at every message. Meanwhile, gRPC receives the
-    messages of the other reads.
+    of a `Connection` method call share the lock ``turn``: only one read at a time takes messages from gRPC,
+    which meanwhile receives those of the other reads. Without the lock, the threads would contend for the GIL
+    at every message.
     """
 
     table: Any
