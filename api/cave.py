@@ -20,7 +20,9 @@ def create_app() -> OpenAPI:
     Raises ConfigError if authentication is enabled, or if a setting or the data sets file is invalid.
     """
     if not auth_disabled():
-        raise ConfigError("this server's CAVE services cannot check tokens: expected AUTH_DISABLED=true")
+        raise ConfigError(
+            "this server's own graph and info services cannot check tokens: expected AUTH_DISABLED=true"
+        )
     settings = load_settings()
     app = api.create_app(settings)
     services = cave_apps(read_datasets(settings.datasets).usable.values())

@@ -1,4 +1,4 @@
-"""Blocks of neighbouring lines, with squared distances along an axis, measured in strips of LANES lines."""
+"""Squared distances along an axis. A block holds neighbouring lines; LANES of them at a time are a strip."""
 
 from __future__ import annotations
 
