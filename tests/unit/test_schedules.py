@@ -60,7 +60,7 @@ def test_today_is_the_last_midnight() -> None:
 
 
 def test_the_highest_layer_of_int64_ids() -> None:
-    (layer,) = re.findall(r"int64 in files and SQL results \(which fits layers up to (\d+)\)", DOCS)
+    (layer,) = re.findall(r"int64 in files and SQL results \(int64 fits layers up to (\d+)\)", DOCS)
     above = (int(layer) + 1) << 56
     assert signed(np.array([above - 1], np.uint64)).tolist() == [above - 1]
     with pytest.raises(ValueError, match="does not fit into a signed column"):
