@@ -34,7 +34,8 @@ SLOW = (
 STARTED = {"emulator", "pubsub", "recordings"}
 """Fixtures that start processes."""
 EXAMPLES = {"suite": 30, "thorough": 1_000}
-"""Random examples per property test in each hypothesis profile; the first is the default."""
+"""Examples per property test in each hypothesis profile. The first is the default, with the same examples in
+each run; those of the other are new in each run."""
 COMPILE = (
     "from l2features import kernel; kernel.warm_up()",
     "from l2features.store.bigtable import decoded; decoded.warm_up()",
@@ -65,7 +66,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     for profile, examples in EXAMPLES.items():
         settings.register_profile(
-            profile, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
+            profile,
+            deadline=None,
+            derandomize=profile == "suite",
+            max_examples=examples,
+            suppress_health_check=[HealthCheck.too_slow],
         )
     settings.load_profile(next(iter(EXAMPLES)))  # --hypothesis-profile comes after it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
