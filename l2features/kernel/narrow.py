@@ -117,7 +117,7 @@ def measure(
 
 @lru_cache(maxsize=16)
 def make_roots(factor: float, divisor: float) -> Roots:
-    """Return the `Roots` for uint16 squared distances. ``single`` is 0 if float32 is inexact for any."""
+    """Return the `Roots` of uint16 squared distances. ``single`` is 0 if a root is wrong in float32."""
     single, squared = np.float32(factor / divisor**2), np.arange(2**16)
     whole = np.floor(np.sqrt(squared * factor) / divisor)
     exact = (np.floor(np.sqrt(squared.astype(np.float32) * single)) == whole).all()

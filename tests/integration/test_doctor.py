@@ -54,7 +54,7 @@ ok       segmentation: {bounds}, in 3x2x2 chunks
 
 
 def config_of(recordings: Recordings, folder: Path, table: str, graph: str = "fixture_v2") -> Path:
-    """Return a data sets file with a feature table, and a recorded graph in Bigtable and on a server."""
+    """Return a data sets file: table ``table``, the graph in Bigtable, and the segmentation on a server."""
     source = f"bigtable://{PROJECT}/{INSTANCE}/{graph}"
     cv_path = recordings.cv_path(graph)
     return dataset_file(folder, cv_path, graph=source, store=STORE_URL, l2cache_id=table, chunk_size=None)
