@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import edt
 import numpy as np
@@ -23,17 +23,18 @@ def test_long_distances(axis: int) -> None:
     check_equal(compute_features(volume, (4, 5, 3)), plain_features(volume, (4, 5, 3)))
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("resolution", [(1, 1, 1), (4, 4, 9), (16, 16, 40), (9, 4, 4)], ids=str)
-def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]) -> None:
-    """Check labels so thick that some squared distances do not fit into 16 bits."""
+def test_thick_labels(resolution: tuple[int, int, int]) -> None:
+    """Check labels so thick that some squared distances do not fit into 16 bits, in C and F order."""
     random = np.random.default_rng(5)
     for shape in [(118, 149, 30), (143, 138, 56), (70, 85, 41), (33, 290, 64)]:
-        volume = np.ones(shape, np.uint32, order)
+        volume = np.ones(shape, np.uint32)
         for label in range(2, random.integers(20, 60)):
             start, size = random.integers(0, shape), random.integers(2, 60, 3)
             volume[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = label % 7
-        check_equal(compute_features(volume, resolution), plain_features(volume, resolution))
+        expected = plain_features(volume, resolution)
+        for order in (np.ascontiguousarray, np.asfortranarray):
+            check_equal(compute_features(order(volume), resolution), expected)
 
 
 def use_only(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:

@@ -41,9 +41,13 @@ WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subpro
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    nodes = ast.walk(ast.parse(path.read_text()))
-    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -107,7 +111,7 @@ def test_names_of_modules_and_public_classes_occur_once() -> None:
     classes = Counter(
         node.name
         for path in paths
-        for node in ast.parse(path.read_text()).body
+        for node in parsed(path).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert len(modules) > 200 < len(classes)
