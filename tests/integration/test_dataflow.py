@@ -127,7 +127,10 @@ def test_a_process_that_hangs_ends_itself(launched: dict[str, Launched]) -> None
     assert minutes == {"ingest": 20, "audit": 20, "materialize": 20, "update": 60}
     page = (ROOT / "docs" / "dataflow.md").read_text()
     [row] = [line for line in page.splitlines() if "element_processing_timeout_minutes" in line]
-    assert [int(number) for number in re.findall(r"for (\d+)", row)] == [minutes["ingest"], minutes["update"]]
+    assert [int(number) for number in re.findall(r"(?:after|or) (\d+)", row)] == [
+        minutes["ingest"],
+        minutes["update"],
+    ]
 
 
 def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
