@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
-from l2features.core import futures
 from l2features.core.futures import Beside, SharedCalls
 
 
@@ -32,14 +31,14 @@ class Calls:
 
 def at_once(call: Calls, usable: Callable[[int], bool] = lambda _: True) -> tuple[object, int]:
     """Return the results of two calls with the same key. The first ends once the second waits for it."""
-    shared, wait = SharedCalls(), futures.wait
+    shared = SharedCalls()
 
     def go_on_and_wait(running: list[Future[object]]) -> None:
         call.go_on.set()
         wait(running)
 
     with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(futures, "wait", go_on_and_wait)
+        patch.setattr("l2features.core.futures.wait", go_on_and_wait)
         first = pool.submit(shared.run, "key", call, usable)
         assert call.begun.wait(30)
         second = shared.run("key", call, usable)

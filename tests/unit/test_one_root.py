@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 import pytest
 
-from l2features.core import futures
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
 from l2features.neurons.neuron_summary import GRAPH_SUMMARIES, SUMMARIES
@@ -152,13 +151,13 @@ def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
 # ------------------------------------------------------------------ at once
 def when_shared(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event that is set when a request waits for another one's result."""
-    waiting, wait = threading.Event(), futures.wait
+    waiting = threading.Event()
 
     def tell_and_wait(running: list[Future[Any]]) -> None:
         waiting.set()
         wait(running)
 
-    monkeypatch.setattr(futures, "wait", tell_and_wait)
+    monkeypatch.setattr("l2features.core.futures.wait", tell_and_wait)
     return waiting
 
 
