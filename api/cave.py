@@ -21,7 +21,7 @@ def create_app() -> OpenAPI:
     """
     if not auth_disabled():
         raise ConfigError(
-            "this server's own graph and info services cannot check tokens: expected AUTH_DISABLED=true"
+            "this server's graph and info services for CAVE cannot check tokens: expected AUTH_DISABLED=true"
         )
     settings = load_settings()
     app = api.create_app(settings)

@@ -276,10 +276,10 @@ def test_killed_workers_fail_no_read_whose_answer_had_not_begun(pair: Pair, ngin
 
 def test_no_server_answers(tmp_path: Path) -> None:
     need_program(PROGRAM, HOW_TO_GET_IT)
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    alone = Nginx(tmp_path, [port])
-    try:
-        is_error(exchanged(alone, head(f"Content-Length: {len(GOOD)}"), GOOD), 502, "bad_gateway")
-    finally:
-        alone.stop()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # it does not listen
+        alone = Nginx(tmp_path, [unused.getsockname()[1]])
+        try:
+            is_error(exchanged(alone, head(f"Content-Length: {len(GOOD)}"), GOOD), 502, "bad_gateway")
+        finally:
+            alone.stop()

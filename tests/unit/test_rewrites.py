@@ -47,6 +47,7 @@ def test_the_window_of_a_killed_process_ends(table: Store, monkeypatch: pytest.M
     with Rewriting(table).open():
         while (generation := read_generation(table)) is None:
             assert time.monotonic() < until
+            time.sleep(0.01)
         assert generation != bytes(16)
 
 
