@@ -5,25 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from l2features.core.futures import Beside, SharedCalls
+from tests.support.shared_calls import when_shared
 
 
 class Calls:
-    """A callable that counts its calls. Each waits for ``go_on``; the first may raise ``failure``."""
+    """A callable that counts its calls. Each waits for ``go_on``, if any; the first may raise ``failure``."""
 
     def __init__(self, failure: Exception | None = None) -> None:
-        self.count, self.failure = 0, failure
-        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.count, self.failure, self.begun = 0, failure, threading.Event()
+        self.go_on: threading.Event | None = None
 
     def __call__(self) -> int:
         self.count += 1
         number = self.count
         self.begun.set()
-        assert self.go_on.wait(30)
+        assert self.go_on is None or self.go_on.wait(30)
         if self.failure is not None and number == 1:
             raise self.failure
         return number
@@ -32,13 +33,8 @@ class Calls:
 def at_once(call: Calls, usable: Callable[[int], bool] = lambda _: True) -> tuple[object, int]:
     """Return the results of two calls with the same key. The first ends once the second waits for it."""
     shared = SharedCalls()
-
-    def go_on_and_wait(running: list[Future[object]]) -> None:
-        call.go_on.set()
-        wait(running)
-
     with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("l2features.core.futures.wait", go_on_and_wait)
+        call.go_on = when_shared(patch)
         first = pool.submit(shared.run, "key", call, usable)
         assert call.begun.wait(30)
         second = shared.run("key", call, usable)
@@ -61,7 +57,6 @@ def test_a_failure_is_not_shared() -> None:
 
 def test_only_calls_with_the_same_key_at_once_are_shared() -> None:
     shared, call = SharedCalls(), Calls(ValueError("once"))
-    call.go_on.set()
     with pytest.raises(ValueError, match="once"):
         shared.run("a", call)
     assert [shared.run("a", call), shared.run("a", call)] == [2, 3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from tests.support.neuron_setting import (
     check,
     setting,
 )
+from tests.support.shared_calls import when_shared
 
 __all__ = ["setting"]
 
@@ -149,18 +150,6 @@ def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
 
 
 # ------------------------------------------------------------------ at once
-def when_shared(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Return an event that is set when a request waits for another one's result."""
-    waiting = threading.Event()
-
-    def tell_and_wait(running: list[Future[Any]]) -> None:
-        waiting.set()
-        wait(running)
-
-    monkeypatch.setattr("l2features.core.futures.wait", tell_and_wait)
-    return waiting
-
-
 @pytest.mark.parametrize("read", ["summaries", "graph", "edges", "l2_ids"])
 def test_requests_at_once_share_one_computation(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, read: str

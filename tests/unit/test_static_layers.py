@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -131,11 +132,12 @@ def check_sizes(files: np.ndarray, sharding: Sharding, wanted: int) -> None:
 
 
 @given(st.integers(200_000, 10**11), st.integers(10**6, 10**8))
-@example(282_700, 10**6)  # the fullest of 16 files might exceed the limit, so there are 32
+@example(282_700, 10**6)  # the fullest of 16 files might be too large, so there are 32
 def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: int) -> None:
     sharding = record_sharding(nodes, 60.0, wanted)
     check_sizes(np.full(1 << sharding.shard_bits, 60 * nodes >> sharding.shard_bits), sharding, wanted)
-    assert sharding.shard_bits == 0 or 60 * nodes / (1 << sharding.shard_bits) > 0.53 * wanted
+    twice = 2 * nodes / (1 << sharding.shard_bits)  # of half as many files; one may be 5 deviations larger
+    assert sharding.shard_bits == 0 or 60 * (twice + 5 * math.sqrt(twice)) > 1.1 * wanted
     assert sharding.hash == MURMUR
     per_minishard = nodes / (1 << (sharding.shard_bits + sharding.minishard_bits))
     assert per_minishard <= 1_000 or sharding.minishard_bits == MOST_BITS

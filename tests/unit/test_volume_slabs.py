@@ -33,7 +33,7 @@ def labels() -> np.ndarray:
     ("block", "sharded"),
     [
         ((16, 16, 16), False),
-        ((32, 40, 1), False),
+        ((32, 20, 1), False),
         ((25, 40, 9), False),
         ((50, 40, 70), False),
         ((16, 8, 16), True),
