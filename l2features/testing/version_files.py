@@ -198,9 +198,10 @@ def _visible(
     folder: Folder, manifest: Manifest, layout: Layout, columns: list[str] | None = None
 ) -> list[dict[str, Any]]:
     rows = []
-    for layer, file in manifest.files(layout):
-        gone = {row[ROOT_ID] for later in manifest.removing(layer) for row in _rows(folder, later)}
-        rows += [row for row in _rows(folder, file, columns) if row[ROOT_ID] not in gone]
+    for index, layer in enumerate(manifest.layers):
+        gone = {row[ROOT_ID] for later in manifest.removing(index) for row in _rows(folder, later)}
+        for file in layer.of(layout):
+            rows += [row for row in _rows(folder, file, columns) if row[ROOT_ID] not in gone]
     return rows
 
 
