@@ -14,11 +14,11 @@ setup:
 test *arguments:
     .venv/bin/python -m pytest {{arguments}}
 
-# Run the tests that need neither java nor a network.
+# Run the tests of single parts; they need only this installation.
 unit:
     .venv/bin/python -m pytest -n 2 tests/unit
 
-# Run the tests against emulators and servers.
+# Run the tests of the API, of Beam jobs, and against emulators and servers.
 integration:
     .venv/bin/python -m pytest -n 4 tests/integration
 

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings
 from l2features.core.times import format_time
 from l2features.store.base import Meta
 from l2features.testing.stores import INSTANCE, PROJECT, open_table
+from tests.support.api_app import client_of, need_no_token
 from tests.support.command import run
 from tests.support.graph_roots import (
     GEOMETRY,
@@ -57,12 +56,8 @@ def config(
 
 @pytest.fixture
 def client(config: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    return client_of(config, monkeypatch, graph_timeout_s=60)
-
-
-def client_of(config: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> FlaskClient:
-    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
+    need_no_token(monkeypatch)
+    return client_of(config, graph_timeout_s=60)
 
 
 def millis(ms: int | None) -> str | None:
@@ -120,7 +115,8 @@ def test_an_export_has_the_roots_at_a_time(
 def test_a_graph_that_is_down_affects_no_node(
     config: Path, monkeypatch: pytest.MonkeyPatch, server: RootServer, recordings: Recordings, slow: bool
 ) -> None:
-    client = client_of(config, monkeypatch, root_timeout_s=TIMEOUT_S)
+    need_no_token(monkeypatch)
+    client = client_of(config, root_timeout_s=TIMEOUT_S)
     root, entry = next(iter(roots_of_recording(recordings).items()))
     until = time.monotonic() + 60
     while client.get(f"{TABLE}/root/{root}").status_code != 200:

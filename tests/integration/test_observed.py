@@ -12,12 +12,11 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.app import create_app
-from api.config import Settings
 from api.logs import scrubbed
 from api.observe import request_id
 from l2features.core.ids import Ids
 from l2features.testing.server import ROUTE, TOKEN, Server, nodes_of
+from tests.support.api_app import client_of, need_no_token
 from tests.support.intake import wait_for
 
 
@@ -122,8 +121,8 @@ def test_metrics_have_a_bounded_number_of_labels(server: Server) -> None:
 
 
 def test_metrics_of_an_app_in_this_process(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.auth.decorators.AUTH_DISABLED", True)
-    client = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(undisturbed))).test_client()
+    need_no_token(monkeypatch)
+    client = client_of(undisturbed)
     assert client.get("/live").status_code == 200
     answer = client.get("/metrics")
     assert answer.content_type.startswith("text/plain")

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings
 from l2features import Client
 from l2features.testing.stores import open_table
+from tests.support.api_app import client_of, need_no_token
 from tests.support.command import run
 from tests.support.graph_roots import roots_of_recording
 from tests.support.jobs import Recordings
@@ -41,8 +40,8 @@ def site(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Si
 
 @pytest.fixture
 def api(site: Site, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(site.config), graph_timeout_s=60)).test_client()
+    need_no_token(monkeypatch)
+    return client_of(site.config, graph_timeout_s=60)
 
 
 def done(*arguments: Any) -> str:

@@ -89,6 +89,13 @@ class MemoryTable(CellTable):
         self.notes[name] = text
 
 
+def features_in_chunks(ids: Ids, seed: int = 1) -> np.ndarray:
+    """Return random features; each node's representative coordinate lies in its chunk."""
+    rows = features_of(ids, seed)
+    rows["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    return rows
+
+
 class KnownGraph:
     """A graph of given roots; ``calls`` lists the called methods."""
 
@@ -173,7 +180,5 @@ def random_roots(counts: Sequence[int], seed: int = 0) -> dict[int, Ids]:
 def table_of(roots: Mapping[int, Ids]) -> MemoryTable:
     """Return a table with a row of random values for each node; every seventh row is empty."""
     table = MemoryTable()
-    features = features_of(sorted_unique(np.concatenate(list(roots.values()))))
-    features["rep_coord_nm"] %= np.array([64, 64, 32], dtype=np.uint16)
-    table.write(features)
+    table.write(features_in_chunks(sorted_unique(np.concatenate(list(roots.values())))))
     return table

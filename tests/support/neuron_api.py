@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings
 from l2features.core.ids import Ids, sorted_unique
 from l2features.store.base import Meta, Store, open_store
-from l2features.testing.stores import features_of
-from tests.support.known_roots import GEOMETRY, KnownGraph
+from tests.support.api_app import client_of, need_no_token
+from tests.support.known_roots import GEOMETRY, KnownGraph, features_in_chunks
 
 API = "/l2cache/api/v1/table/sample"
 ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
@@ -42,13 +40,6 @@ class NeuronApi:
         return self.post(f"roots/summary{query}", json={"root_ids": roots}, headers=headers)
 
 
-def features_in_chunks(ids: Ids, seed: int = 1) -> np.ndarray:
-    """Return random features; each node's representative coordinate lies in its chunk."""
-    rows = features_of(ids, seed)
-    rows["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
-    return rows
-
-
 def neuron_api(
     folder: Path, monkeypatch: pytest.MonkeyPatch, roots: Mapping[int, Ids], **settings: Any
 ) -> NeuronApi:
@@ -61,16 +52,15 @@ def neuron_api(
     config = folder / "datasets.yml"
     config.write_text(json.dumps({"sample": {**entry, "graph": "bigtable://p/i/t"}}))
     graph = KnownGraph(roots)
-    monkeypatch.setattr("api.app.auth_disabled", lambda: True)
-    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
+    need_no_token(monkeypatch)
     monkeypatch.setattr("api.served_datasets.open_graph", lambda *_: graph)
-    app = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings))
-    api = NeuronApi(app.test_client(), store, graph)
+    client = client_of(config, **settings)
+    api = NeuronApi(client, store, graph)
 
     def publish(dataset: str, table: str, ids: Ids) -> int:
         assert (dataset, table) == ("sample", "l2cache_sample")
         api.published += ids.tolist()
         return len(ids)
 
-    monkeypatch.setattr(app.extensions["l2cache"].missing, "publish", publish)
+    monkeypatch.setattr(client.application.extensions["l2cache"].missing, "publish", publish)
     return api

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from l2features.core.ids import Ids
-from l2features.testing.stores import features_of
 from l2features.testing.version_files import NodeRows, VersionWriter
 from l2features.versions.folders import Folder
 from l2features.versions.manifest import Manifest
-from tests.support.known_roots import FIRST_ROOT, GEOMETRY
+from tests.support.known_roots import FIRST_ROOT, GEOMETRY, features_in_chunks
 
 ROOTS, NODES = 40, 300
 
@@ -56,8 +55,8 @@ def _files(
 def _write(path: Path, renewals: int, seed: int, parts: int, group_rows: int, nodes: int) -> list[Manifest]:
     rng, folder = np.random.default_rng(seed), Folder(str(path))
     writer = VersionWriter(folder, GEOMETRY, parts, group_rows)
-    ids, features = node_ids(nodes, seed), features_of(node_ids(nodes, seed), seed)
-    features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    ids = node_ids(nodes, seed)
+    features = features_in_chunks(ids, seed)
     # one root has a fifth of all nodes
     owners = rng.integers(0, ROOTS, nodes) * (rng.random(nodes) > 0.2)
     roots = np.uint64(FIRST_ROOT + 1) + owners.astype(np.uint64)

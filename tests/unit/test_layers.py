@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -37,17 +38,30 @@ FLOORS = (
     ("testing",),
 )
 """The packages (rooms) of `l2features`, lowest floor first. A room may import from its floor and below."""
+WHOLE = re.compile(
+    r"^\s*(from|import) (apache_beam|beam_jobs|api\.app|tests\.support\.(api_app|neuron_api))\b", re.M
+)
+"""Imports of Beam or of the API's application, whose tests are in tests/integration."""
 WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subprocess", "socket"}
 
 
+class Parsed(NamedTuple):
+    """The import statements of a file, and the names of its public classes."""
+
+    imports: list[ast.Import | ast.ImportFrom]
+    classes: list[str]
+
+
 @cache
-def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    nodes = ast.walk(ast.parse(path.read_text()))
-    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+def parsed(path: Path) -> Parsed:
+    tree = ast.parse(path.read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+    return Parsed(imports, classes)
 
 
 def imported(path: Path) -> Iterator[str]:
-    for node in import_statements(path):
+    for node in parsed(path).imports:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif node.level == 0:
@@ -58,6 +72,13 @@ def imported(path: Path) -> Iterator[str]:
 def test_packages_point_one_way(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         assert not FORBIDDEN[package] & set(imported(path)), path
+
+
+def test_unit_tests_import_neither_beam_nor_the_application() -> None:
+    paths = list((ROOT / "tests" / "unit").glob("*.py"))
+    assert len(paths) > 50
+    for path in paths:
+        assert not WHOLE.search(path.read_text()), path
 
 
 @pytest.mark.parametrize("room", ["core", "kernel"])
@@ -71,7 +92,7 @@ def test_core_and_kernel_do_no_io(room: str) -> None:
 def rooms_imported(path: Path) -> Iterator[str]:
     """Yield the subpackages of `l2features` that a file imports relatively, except its own."""
     parts = path.relative_to(ROOT).parts[:-1]
-    for node in import_statements(path):
+    for node in parsed(path).imports:
         if isinstance(node, ast.ImportFrom) and node.level:
             target = [
                 *parts[: len(parts) - node.level + 1],
@@ -104,12 +125,7 @@ def test_names_of_modules_and_public_classes_occur_once() -> None:
     paths = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
     own = [path for path in paths if path.parent != ROOT / "l2features" and path.name not in ALLOWED_TWICE]
     modules = Counter(path.stem for path in own)
-    classes = Counter(
-        node.name
-        for path in paths
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
+    classes = Counter(name for path in paths for name in parsed(path).classes)
     assert len(modules) > 200 < len(classes)
     assert {name for name, count in (modules + classes).items() if count > 1} == set()
 

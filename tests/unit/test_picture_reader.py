@@ -15,8 +15,7 @@ from l2features.pictures.picture_reader import PictureReader
 from l2features.query.reader import Reader
 from l2features.store.base import Store
 from l2features.store.rewrites import Rewriting, end_rewrites
-from tests.support.known_roots import GEOMETRY, KnownGraph, random_roots, table_of
-from tests.support.neuron_api import features_in_chunks
+from tests.support.known_roots import GEOMETRY, KnownGraph, features_in_chunks, random_roots, table_of
 
 ROOTS = random_roots([40, 7])
 ROOT, IDS = next(iter(ROOTS.items()))

@@ -30,8 +30,7 @@ from l2features.pictures.segment_list import segment_list
 from l2features.pictures.skeleton_layer import skeleton_bytes, skeleton_info
 from l2features.query.reader import Status
 from l2features.testing.reference import served
-from tests.support.known_roots import GEOMETRY, chain, random_roots
-from tests.support.neuron_api import features_in_chunks
+from tests.support.known_roots import GEOMETRY, chain, features_in_chunks, random_roots
 from tests.support.precomputed_reader import Decoder, decode_skeleton
 
 ROOTS = random_roots((200,))

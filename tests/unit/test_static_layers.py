@@ -47,8 +47,7 @@ from l2features.pictures.static_index import (
     static_info,
 )
 from l2features.volume.sharded import Sharding, morton_codes
-from tests.support.known_roots import GEOMETRY
-from tests.support.neuron_api import features_in_chunks
+from tests.support.known_roots import GEOMETRY, features_in_chunks
 from tests.support.version_chains import node_ids
 
 IDS = node_ids(4_000)

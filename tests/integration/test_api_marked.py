@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings
 from api.response_bodies import ARROW, PARQUET
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, EMPTY, node_ids, small_table
+from tests.support.api_app import client_of, need_no_token
 
 READ = f"/l2cache/api/v1/table/{DATASET}/attributes"
 MARKED, READY, MISSING = (int(node_ids()[i]) for i in (0, 1, -1))
@@ -27,10 +26,8 @@ ASKED = [READY, MARKED, MISSING, MARKED]
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     config = small_table(tmp_path_factory.mktemp("marked"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("api.app.auth_disabled", lambda: True)
-        patch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-        app = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), cache_rows=request.param))
-        yield app.test_client()
+        need_no_token(patch)
+        yield client_of(config, cache_rows=request.param)
 
 
 def ask(client: FlaskClient, query: str = "", accept: str = "*/*") -> Any:

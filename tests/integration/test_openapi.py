@@ -15,11 +15,10 @@ from flask_openapi3.utils import parse_rule
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from api.app import create_app
-from api.config import Settings
 from api.response_bodies import ARROW, JSON, PARQUET
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, node_ids, small_table
+from tests.support.api_app import app_of, need_no_token
 
 DUPLICATES = {
     *("root_slash", "root_index", "api_index", "root_openapi"),
@@ -41,10 +40,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_table(tmp_path_factory.mktemp("openapi"))
 
 
-def app_of(config: Path, **limits: Any) -> OpenAPI:
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **limits))
-
-
 def document_of(app: OpenAPI) -> dict[str, Any]:
     """Return the OpenAPI document without authenticating."""
     return app.view_functions["openapi"]().get_json()
@@ -53,8 +48,7 @@ def document_of(app: OpenAPI) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def app(config: Path) -> Iterator[OpenAPI]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("api.app.auth_disabled", lambda: True)
-        patch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
+        need_no_token(patch)
         app = app_of(config)
         with app.test_request_context():
             yield app
@@ -249,8 +243,7 @@ def test_the_time_of_a_data_set_is_named_for_what_it_is(
     tmp_path: Path, document: dict[str, Any], graph: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check that a data set with a graph reports `timestamp`, and one without a graph `ingested_at`."""
-    monkeypatch.setattr("api.app.auth_disabled", lambda: True)
-    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
+    need_no_token(monkeypatch)
     config = small_table(tmp_path)
     config.write_text(config.read_text().replace('"flat"', f'"{graph}"'))
     info = app_of(config).test_client().get(f"{PREFIX}/table/{DATASET}").json

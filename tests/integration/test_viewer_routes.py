@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings, load_settings
+from api.config import load_settings
 from api.viewer_routes import content_policy
 from l2features.core.errors import ConfigError
 from l2features.pictures.viewers import BUCKETS, browsable, origins_of
 from l2features.testing.small_table import small_table
+from tests.support.api_app import client_of
 
 FILES = {
     "index.html": "<!doctype html>",
@@ -27,11 +26,6 @@ FILES = {
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_table(tmp_path_factory.mktemp("viewer"))
-
-
-def client_of(config: Path, **settings: Any) -> FlaskClient:
-    """Return a client that sends no token to a server that checks tokens."""
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings
 from l2features.store.notes import put_note
-from l2features.testing.small_table import DATASET, small_table
+from l2features.testing.small_table import DATASET
 from l2features.testing.stores import open_table
 from l2features.testing.version_files import visible_rows
 from l2features.versions.columns import NODE_COLUMNS
+from tests.support.api_app import client_of_versions
 from tests.support.version_chains import Chain, write_chain
 
 TABLE = f"/l2cache/api/v1/table/{DATASET}"
@@ -33,28 +31,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return write_chain(tmp_path_factory.mktemp("chain") / "versions", renewals=2)
 
 
-def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, **settings: Any) -> FlaskClient:
-    """Return a client of an API with one data set; ``url`` is the data set's folder of versions, if any."""
-    config = small_table(folder)
-    entries = yaml.safe_load(config.read_text())
-    if url:
-        entries[DATASET]["versions"] = url
-    config.write_text(json.dumps(entries))
-    monkeypatch.setattr("api.app.auth_disabled", lambda: True)
-    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
-
-
 @pytest.fixture(scope="module")
 def client(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     with pytest.MonkeyPatch.context() as patch:
-        yield client_of(tmp_path_factory.mktemp("api"), patch, chain.folder.url)
+        yield client_of_versions(tmp_path_factory.mktemp("api"), patch, chain.folder.url)
 
 
 @pytest.fixture(scope="module")
 def limited(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     with pytest.MonkeyPatch.context() as patch:
-        yield client_of(tmp_path_factory.mktemp("limited"), patch, chain.folder.url, max_roots=50)
+        yield client_of_versions(tmp_path_factory.mktemp("limited"), patch, chain.folder.url, max_roots=50)
 
 
 def rows(chain: Chain, number: int, layout: Any) -> list[dict[str, Any]]:
@@ -75,7 +61,7 @@ def test_the_list(chain: Chain, client: FlaskClient) -> None:
 
 
 def test_a_data_set_without_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of(tmp_path, monkeypatch, None)
+    client = client_of_versions(tmp_path, monkeypatch, None)
     assert client.get(f"{TABLE}/versions").json == {"dataset": DATASET, "versions": []}
     for answer in (client.get(f"{TABLE}/versions/latest"), ask(client, {"root_ids": [1]}, 3)):
         body: Any = answer.json
@@ -84,7 +70,7 @@ def test_a_data_set_without_versions(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_manifest(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of(
+    client = client_of_versions(
         tmp_path, monkeypatch, chain.folder.url, public_url="https://host/of-{dataset}/versions/"
     )
     found: Any = client.get(f"{TABLE}/versions/latest").json
@@ -126,7 +112,7 @@ def test_malformed_versions(client: FlaskClient, version: str) -> None:
 
 def test_a_new_version_is_seen_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("l2features.versions.catalog.NUMBERS_S", 0.05)
-    client = client_of(tmp_path, monkeypatch, str(tmp_path / "versions"))
+    client = client_of_versions(tmp_path, monkeypatch, str(tmp_path / "versions"))
     assert client.get(f"{TABLE}/versions").json["versions"] == []  # type: ignore[index]
     chain = write_chain(tmp_path / "versions", renewals=0)
     time.sleep(0.1)
@@ -138,7 +124,7 @@ def test_a_new_version_is_seen_within_seconds(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_folder_in_a_note(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of(tmp_path, monkeypatch, None)
+    client = client_of_versions(tmp_path, monkeypatch, None)
     store = open_table(tmp_path / "datasets.yml")
     put_note(store, "versions", {"url": chain.folder.url})
     store.close()
@@ -220,11 +206,11 @@ def test_bodies_that_are_no_json(client: FlaskClient) -> None:
 
 def test_never_a_full_scan(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = [row["root_id"] for row in rows(chain, 1, "roots")]
-    client = client_of(tmp_path, monkeypatch, chain.folder.url, max_row_groups=4)
+    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url, max_row_groups=4)
     answer = ask(client, {"root_ids": every}, 1)
     assert (answer.status_code, answer.json["code"], answer.json["limit"]) == (413, "too_many_row_groups", 4)
     (tmp_path / "few").mkdir()
-    few = client_of(tmp_path / "few", monkeypatch, chain.folder.url, max_ids=99)
+    few = client_of_versions(tmp_path / "few", monkeypatch, chain.folder.url, max_ids=99)
     answer = ask(few, {"root_ids": every}, 1)
     assert (answer.status_code, answer.json["code"], answer.json["limit"]) == (413, "too_many_rows", 99)
     assert len(ask(few, {"root_ids": every, "limit": 99.0}, 1).json["rows"]) == 99
@@ -263,7 +249,7 @@ def test_versions_have_no_measures_of_graphs(client: FlaskClient) -> None:
 @pytest.mark.parametrize("content", [None, b"", b"text"])
 def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     chain = write_chain(tmp_path / "versions", renewals=0, parts=1)
-    client = client_of(tmp_path, monkeypatch, chain.folder.url)
+    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url)
     root = rows(chain, 1, "roots")[0]["root_id"]
     for layout in ("by_root", "roots"):
         path = f"000001/{layout}/part-00000.parquet"
@@ -297,7 +283,7 @@ def test_damaged_manifests(
 ) -> None:
     chain = write_chain(tmp_path / "versions", renewals=0)
     chain.folder.write("000002/manifest.json", content)
-    client = client_of(tmp_path, monkeypatch, chain.folder.url)
+    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url)
     answer: Any = client.get(f"{TABLE}/versions/latest")
     assert (answer.status_code, answer.json["code"]) == (503, code)
     assert reason in answer.json["message"]
@@ -310,7 +296,7 @@ def test_damaged_manifests(
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
-    client = client_of(tmp_path, monkeypatch, str(tmp_path / "file"))
+    client = client_of_versions(tmp_path, monkeypatch, str(tmp_path / "file"))
     answer: Any = client.get(f"{TABLE}/versions")
     assert (answer.status_code, answer.json["code"]) == (503, "version_unavailable")
     assert str(tmp_path) not in answer.json["message"]
@@ -318,7 +304,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_version_that_was_replaced_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = write_chain(tmp_path / "versions", renewals=0, seed=1)
-    client = client_of(tmp_path, monkeypatch, old.folder.url)
+    client = client_of_versions(tmp_path, monkeypatch, old.folder.url)
     root = rows(old, 1, "roots")[0]["root_id"]
     assert ask(client, {"root_ids": [root]}).status_code == 200
     old.folder.delete_folder("000001")

@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.config import Settings
 from api.routes import VERSION
 from api.viewer_routes import is_built
 from l2features.core.ids import Ids
@@ -28,6 +26,7 @@ from l2features.store.sqlite.sqlite_store import SqliteStore
 from l2features.testing.small_table import DATASET, node_ids, small_table
 from l2features.testing.stores import open_table
 from l2features.updates.freshness import read_updates
+from tests.support.api_app import client_of, need_no_token
 from tests.support.busy_table import FAILED_CHUNK, REASON, SCRIPT, busy_table, run_updater
 from tests.support.command import run
 
@@ -40,17 +39,13 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 @pytest.fixture(scope="module")
 def everyone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
+        need_no_token(patch)
         yield
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return busy_table(tmp_path_factory.mktemp("busy"))
-
-
-def client_of(config: Path, **settings: Any) -> FlaskClient:
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from l2features.core.errors import GraphError, GraphUnavailable, StoreUnavailabl
 from l2features.core.ids import Ids, as_ids
 from l2features.graph.base import RootHistory
 from l2features.neurons.neuron_summary import GRAPH_SUMMARIES, SUMMARIES
-from tests.support.known_roots import FIRST_ROOT, chain, random_roots
-from tests.support.neuron_api import ARROW, PARQUET, NeuronApi, features_in_chunks, neuron_api
+from tests.support.known_roots import FIRST_ROOT, chain, features_in_chunks, random_roots
+from tests.support.neuron_api import ARROW, PARQUET, NeuronApi, neuron_api
 
 ROOTS = random_roots((30, 1, 90))
 FIRST, SINGLE, LARGE = ROOTS
@@ -70,18 +70,18 @@ def test_each_root_says_its_status(api: NeuronApi) -> None:
         assert set(SUMMARIES.names or ()) | {"status", "retired_at", "successors"} == set(found[str(root)])
 
 
-def test_a_summary_sums_over_the_nodes(api: NeuronApi) -> None:
-    one = api.get(f"root/{FIRST}").json
-    nodes = api.get(f"root/{FIRST}/nodes").json
+def test_a_summary_sums_over_the_nodes(unchanged: NeuronApi) -> None:
+    one = unchanged.get(f"root/{FIRST}").json
+    nodes = unchanged.get(f"root/{FIRST}/nodes").json
     assert list(nodes) == list(map(str, ROOTS[FIRST].tolist()))
-    assert one == api.summaries([FIRST]).json
+    assert one == unchanged.summaries([FIRST]).json
     for name in ("size_nm3", "area_nm2"):
         assert one[str(FIRST)][name] == sum(node.get(name, 0) for node in nodes.values())
     assert one[str(FIRST)]["n_empty"] == sum(not node for node in nodes.values()) > 0
 
 
-def test_measures_of_the_graph(api: NeuronApi) -> None:
-    one = api.get(f"root/{FIRST}?graph=true&int64_as_str=1").json[str(FIRST)]
+def test_measures_of_the_graph(unchanged: NeuronApi) -> None:
+    one = unchanged.get(f"root/{FIRST}?graph=true&int64_as_str=1").json[str(FIRST)]
     assert set(GRAPH_SUMMARIES.names or ()) < set(one)
     assert (one["n_edges"], one["n_components"]) == (29, 1)
     assert isinstance(one["size_nm3"], str)
@@ -123,9 +123,9 @@ def test_no_root(unchanged: NeuronApi, query: str) -> None:
     assert len(pa.ipc.open_stream(unchanged.summaries([], query, Accept=ARROW).data).read_all()) == 0
 
 
-def test_ids_as_a_buffer(api: NeuronApi) -> None:
+def test_ids_as_a_buffer(unchanged: NeuronApi) -> None:
     body = as_ids([FIRST, SINGLE]).tobytes()
-    answer = api.post("roots/summary", data=body, content_type="application/octet-stream")
+    answer = unchanged.post("roots/summary", data=body, content_type="application/octet-stream")
     assert list(answer.json) == [str(FIRST), str(SINGLE)]
 
 
@@ -172,42 +172,42 @@ def test_nodes_are_those_of_the_attributes_route(api: NeuronApi, query: str, for
     assert ours.data == theirs.data
 
 
-def test_a_graph(api: NeuronApi) -> None:
-    graph = api.get(f"root/{FIRST}/graph").json
+def test_a_graph(unchanged: NeuronApi) -> None:
+    graph = unchanged.get(f"root/{FIRST}/graph").json
     edges = chain(ROOTS[FIRST]).tolist()
     assert graph == {"root_id": FIRST, "node_ids": ROOTS[FIRST].tolist(), "edges": edges}
-    as_str = api.get(f"root/{FIRST}/graph?int64_as_str=true").json
+    as_str = unchanged.get(f"root/{FIRST}/graph?int64_as_str=true").json
     assert as_str["edges"] == [[str(a), str(b)] for a, b in edges]
     assert as_str["root_id"] == str(FIRST)
-    table = pa.ipc.open_stream(api.get(f"root/{FIRST}/graph", Accept=ARROW).data).read_all()
+    table = pa.ipc.open_stream(unchanged.get(f"root/{FIRST}/graph", Accept=ARROW).data).read_all()
     assert table.to_pylist() == [graph]
-    assert api.get(f"root/{SINGLE}/graph").json["edges"] == []
+    assert unchanged.get(f"root/{SINGLE}/graph").json["edges"] == []
 
 
 # ------------------------------------------------------------------ skeleton
-def test_a_skeleton_in_each_format(api: NeuronApi) -> None:
+def test_a_skeleton_in_each_format(unchanged: NeuronApi) -> None:
     path = f"root/{FIRST}/skeleton"
-    content = api.get(path).json
-    assert content == api.get(f"{path}?format=json").json
+    content = unchanged.get(path).json
+    assert content == unchanged.get(f"{path}?format=json").json
     assert (content["root_id"], content["node_ids"]) == (FIRST, ROOTS[FIRST].tolist())
-    summary = api.get(f"root/{FIRST}?graph=true").json[str(FIRST)]
+    summary = unchanged.get(f"root/{FIRST}?graph=true").json[str(FIRST)]
     assert content["meta"]["path_length_nm"] == pytest.approx(summary["cable_length_nm"])
     assert content["meta"]["dataset"] == "sample"
-    assert api.get(f"{path}?int64_as_str=true").json["l2_ids"] == list(map(str, content["l2_ids"]))
-    lines = api.get(f"{path}?format=swc").text.splitlines()
+    assert unchanged.get(f"{path}?int64_as_str=true").json["l2_ids"] == list(map(str, content["l2_ids"]))
+    lines = unchanged.get(f"{path}?format=swc").text.splitlines()
     assert sum(not line.startswith("#") for line in lines) == len(content["vertices"])
-    arrow = api.get(f"{path}?format=arrow")
+    arrow = unchanged.get(f"{path}?format=arrow")
     assert arrow.mimetype == ARROW
     table = pa.ipc.open_stream(arrow.data).read_all()
     assert np.array_equal(table.column("position_nm").to_pylist(), content["vertices"])
-    source = np.frombuffer(api.get(f"{path}?format=precomputed").data, "<u4", 2)
+    source = np.frombuffer(unchanged.get(f"{path}?format=precomputed").data, "<u4", 2)
     assert source.tolist() == [len(content["vertices"]), len(content["edges"])]
 
 
-def test_parameters_of_a_skeleton(api: NeuronApi) -> None:
-    path, default = f"root/{FIRST}/skeleton", api.get(f"root/{FIRST}/skeleton").json
+def test_parameters_of_a_skeleton(unchanged: NeuronApi) -> None:
+    path, default = f"root/{FIRST}/skeleton", unchanged.get(f"root/{FIRST}/skeleton").json
     point = ",".join(map(str, default["vertices"][3]))
-    answer = api.get(f"{path}?invalidation_nm=50&root_point={point}&collapse_nm=9&join=true").json
+    answer = unchanged.get(f"{path}?invalidation_nm=50&root_point={point}&collapse_nm=9&join=true").json
     assert answer["root"] == len(answer["vertices"]) - 1
     assert answer["vertices"][answer["root"]] == default["vertices"][3]
     meta = {name: answer["meta"][name] for name in ("invalidation_nm", "collapse_nm", "join")}

@@ -12,18 +12,16 @@ from flask import Flask, Response
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
-from api.app import create_app
-from api.config import Settings
 from api.observe import observe
 from l2features.testing.small_table import small_table
+from tests.support.api_app import client_of
 
 FILE = "/l2cache/static/page.css"
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
-    config = small_table(tmp_path_factory.mktemp("logged"))
-    return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config))).test_client()
+    return client_of(small_table(tmp_path_factory.mktemp("logged")))
 
 
 @pytest.mark.parametrize(

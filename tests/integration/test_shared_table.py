@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from api.app import create_app
-from api.config import Settings
 from l2features.config.datasets import datasets_of_table, load_datasets
 from l2features.testing.small_table import DATASET, node_ids, small_table
+from tests.support.api_app import client_of, need_no_token
 from tests.support.command import run
 
 
@@ -24,16 +24,16 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_both_names_serve_the_same_rows(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-    client = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config))).test_client()
+    need_no_token(monkeypatch)
+    client = client_of(config)
     body = {"l2_ids": node_ids(5).tolist()}
-    answers = [
+    answers: list[Any] = [
         client.post(f"/l2cache/api/v1/table/{name}/attributes", json=body).json
         for name in (DATASET, "public")
     ]
     assert answers[0] == answers[1]
     assert len(answers[0]) == 5
-    mapping = client.get("/l2cache/api/v1/table_mapping").json
+    mapping: Any = client.get("/l2cache/api/v1/table_mapping").json
     assert mapping[DATASET] == mapping["public"]
     first = node_ids(1)[0]
     rows = [run("get", name, first, "--config", config, "--json").stdout for name in (DATASET, "public")]
