@@ -18,7 +18,7 @@ from .first_commands import Example
 
 
 class Notes(NamedTuple):
-    """What a table stores on updates and audits, read at ``time``. ``unreadable``: errors by field name."""
+    """A table's notes about updates and audits, read at ``time``. ``unreadable``: errors by field name."""
 
     updates: Updates | None
     history: UpdateHistory | None

@@ -41,10 +41,7 @@ COMPILE = (
     "from l2features.store.bigtable import decoded; from l2features.neurons import branches;"
     "decoded.warm_up(); branches.warm_up()",
 )
-"""Each program compiles its own packages: processes that compile the same functions at once spoil the cache.
-
-The first takes as long as all others together.
-"""
+"""Each program compiles other packages: processes that compile the same functions at once spoil the cache."""
 COLLECT = ("-m", "pytest", "--collect-only", "-qq", "-n0")
 """Arguments that compile the tests of a new checkout once, instead of in every worker.
 
@@ -99,9 +96,9 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt imported modules and tests from garbage collection, and collect all the rest a tenth as often.
+    """Exempt imported modules and tests from garbage collection, and run full collections a tenth as often.
 
-    A scan of the modules and tests takes a second; one of what the tests leave, such as applications, 0.3 s.
+    A full collection takes a second with the modules and tests, and up to 0.3 s without.
     """
     gc.freeze()
     young, middle, full = gc.get_threshold()

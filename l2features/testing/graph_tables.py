@@ -51,7 +51,11 @@ def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
 
 
 def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolume:
-    """Write a layer of two scales: label 1 at 8 x 8 x 40 nm; label 2 at 16 x 16 x 40 nm, ``size`` voxels."""
+    """Write a layer of two scales, and return its second scale.
+
+    The first (8 x 8 x 40 nm) has label 1 everywhere, the second (16 x 16 x 40 nm) label 2. ``size`` is the
+    second scale's number of voxels (x, y, z); the first has twice as many along x and y.
+    """
     x, y, z = size
     info = CloudVolume.create_new_info(
         num_channels=1,

@@ -11,8 +11,6 @@ import pandas  # type: ignore[import-untyped]
 import polars
 import pytest
 
-from l2features.cli.query_command import query
-from l2features.cli.versions_command import versions
 from l2features.testing.version_files import visible_rows
 from tests.support.jobs import ROOT
 from tests.support.version_chains import Chain, write_chain
@@ -69,20 +67,3 @@ def test_the_anti_join_of_a_renewed_version(chain: Chain, monkeypatch: pytest.Mo
     expected = visible_rows(chain.folder, chain.manifests[1], "by_root")
     assert found.to_pylist() == expected
     assert expected != visible_rows(chain.folder, chain.manifests[0], "by_root")
-
-
-def test_the_commands_exist() -> None:
-    group: Any = versions
-    for name, command in group.commands.items():
-        assert f"l2features versions {name} minnie" in PAGE, name
-        for parameter in command.params:
-            if parameter.name == "files_only":
-                assert "--files-only" in PAGE
-    used = {word for line in re.findall(r"l2features (?:query|versions).*", PAGE) for word in line.split()}
-    known = {
-        option
-        for command in (*group.commands.values(), query)
-        for parameter in command.params
-        for option in parameter.opts
-    }
-    assert {word for word in used if word.startswith("--")} <= known

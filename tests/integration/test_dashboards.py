@@ -26,7 +26,7 @@ from l2features.store.sqlite.sqlite_store import SqliteStore
 from l2features.testing.small_table import DATASET, node_ids, small_table
 from l2features.testing.stores import open_table
 from l2features.updates.freshness import read_updates
-from tests.support.api_app import client_of, need_no_token
+from tests.support.api_app import client_of
 from tests.support.busy_table import FAILED_CHUNK, REASON, SCRIPT, busy_table, run_updater
 from tests.support.command import run
 
@@ -34,13 +34,6 @@ API = "/l2cache/api/v1"
 TABLE = f"{API}/table/{DATASET}"
 STATE, PAGE, ROOT = f"{TABLE}/dashboard", f"/l2cache/table/{DATASET}", "/l2cache/"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
-
-
-@pytest.fixture(scope="module")
-def everyone() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        need_no_token(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

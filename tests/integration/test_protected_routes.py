@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask, url_for
 
+from api import cave
 from api.app import create_app
 from api.auth import log_who_may_ask, protect, without_secrets
 from l2features.core.errors import ConfigError
@@ -48,6 +49,12 @@ def test_the_log_says_who_checks_tokens(
     monkeypatch.setattr("middle_auth_client.decorators.AUTH_URL", "localhost:5000/auth")
     log_who_may_ask()
     assert caplog.messages == ["AUTH_URL is not set: tokens are checked by https://localhost:5000/auth"]
+
+
+def test_the_app_with_routes_of_cave_cannot_check_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cave, "auth_disabled", lambda: False)
+    with pytest.raises(ConfigError, match="expected AUTH_DISABLED=true"):
+        cave.create_app()
 
 
 @pytest.mark.parametrize(

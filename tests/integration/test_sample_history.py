@@ -42,7 +42,7 @@ TOP = 5
 
 
 class Walk:
-    """All cells of a table, with simple reference look-ups."""
+    """All cells of a graph's table, and plain look-ups in them, whose results the graph must equal."""
 
     def __init__(self) -> None:
         self.cells: dict[int, dict[str, list[tuple[int, bytes]]]] = {}

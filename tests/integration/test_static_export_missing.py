@@ -11,11 +11,11 @@ import pytest
 
 from l2features.pictures.node_layers import NODE_LAYERS
 from l2features.store.base import Meta
-from l2features.testing.stores import features_of, open_table
+from l2features.testing.stores import open_table
 from l2features.testing.version_files import NodeRows, VersionWriter
 from l2features.versions.folders import Folder
 from tests.support.jobs import dataset_file
-from tests.support.known_roots import FIRST_ROOT, GEOMETRY
+from tests.support.known_roots import FIRST_ROOT, GEOMETRY, features_in_chunks
 from tests.support.static_export import SMALL, StaticLayer, run_export, uneven_indexes
 from tests.support.version_chains import node_ids
 
@@ -23,8 +23,7 @@ from tests.support.version_chains import node_ids
 def export_without_features(folder: Path, without: Any, group_rows: int, *flags: object) -> Path:
     """Export a version of 6,000 nodes. In chunks where ``without(x, y, z)`` is true, they lack features."""
     ids = node_ids(6_000)
-    features = features_of(ids)
-    features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    features = features_in_chunks(ids)
     missing = np.flatnonzero(without(*GEOMETRY.layout.chunk_coordinates(ids).T))
     roots = np.uint64(FIRST_ROOT) + np.arange(len(ids), dtype=np.uint64) % np.uint64(200)
     versions = Folder(str(folder / "versions"))

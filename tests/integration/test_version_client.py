@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
-import yaml
 
 from l2features import Client
 from l2features.client.service_errors import ServiceError
 from l2features.core.errors import ConfigError, VersionError, VersionNotFound
 from l2features.testing.server import Server
-from l2features.testing.small_table import DATASET, small_table
+from l2features.testing.small_table import DATASET
 from l2features.testing.version_files import visible_rows
 from tests.support.range_server import Served, range_server
+from tests.support.small_tables import versioned_table
 from tests.support.version_chains import Chain, write_chain
 
 LIMITS = {"L2CACHE_MAX_IDS": "90", "L2CACHE_MAX_ROOTS": "25", "L2CACHE_MAX_ROW_GROUPS": "9"}
@@ -38,10 +38,8 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    chain, config = write_chain(folder / "versions", renewals=2), small_table(folder)
-    entries = yaml.safe_load(config.read_text())
-    entries[DATASET]["versions"] = chain.folder.url
-    config.write_text(json.dumps(entries))
+    chain = write_chain(folder / "versions", renewals=2)
+    config = versioned_table(folder, chain.folder.url)
     with range_server(folder) as files:
         public = {"L2CACHE_PUBLIC_URL": f"{files.url}/versions"}
         with Server(config, LIMITS | public) as server:

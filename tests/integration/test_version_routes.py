@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ import pytest
 from flask.testing import FlaskClient
 
 from l2features.store.notes import put_note
-from l2features.testing.small_table import DATASET
+from l2features.testing.small_table import DATASET, small_table
 from l2features.testing.stores import open_table
 from l2features.testing.version_files import visible_rows
 from l2features.versions.columns import NODE_COLUMNS
-from tests.support.api_app import client_of_versions
+from tests.support.api_app import TABLE, client_of
+from tests.support.small_tables import versioned_table
 from tests.support.version_chains import Chain, write_chain
 
-TABLE = f"/l2cache/api/v1/table/{DATASET}"
+pytestmark = pytest.mark.usefixtures("everyone")
+
 ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
 
 
@@ -32,15 +33,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 @pytest.fixture(scope="module")
-def client(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield client_of_versions(tmp_path_factory.mktemp("api"), patch, chain.folder.url)
+def client(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    return client_of(versioned_table(tmp_path_factory.mktemp("api"), chain.folder.url))
 
 
 @pytest.fixture(scope="module")
-def limited(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield client_of_versions(tmp_path_factory.mktemp("limited"), patch, chain.folder.url, max_roots=50)
+def limited(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    return client_of(versioned_table(tmp_path_factory.mktemp("limited"), chain.folder.url), max_roots=50)
 
 
 def rows(chain: Chain, number: int, layout: Any) -> list[dict[str, Any]]:
@@ -61,7 +60,7 @@ def test_the_list(chain: Chain, client: FlaskClient) -> None:
 
 
 def test_a_data_set_without_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of_versions(tmp_path, monkeypatch, None)
+    client = client_of(small_table(tmp_path))
     assert client.get(f"{TABLE}/versions").json == {"dataset": DATASET, "versions": []}
     for answer in (client.get(f"{TABLE}/versions/latest"), ask(client, {"root_ids": [1]}, 3)):
         body: Any = answer.json
@@ -70,8 +69,8 @@ def test_a_data_set_without_versions(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_manifest(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of_versions(
-        tmp_path, monkeypatch, chain.folder.url, public_url="https://host/of-{dataset}/versions/"
+    client = client_of(
+        versioned_table(tmp_path, chain.folder.url), public_url="https://host/of-{dataset}/versions/"
     )
     found: Any = client.get(f"{TABLE}/versions/latest").json
     assert found["number"] == 3
@@ -112,7 +111,7 @@ def test_malformed_versions(client: FlaskClient, version: str) -> None:
 
 def test_a_new_version_is_seen_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("l2features.versions.catalog.NUMBERS_S", 0.05)
-    client = client_of_versions(tmp_path, monkeypatch, str(tmp_path / "versions"))
+    client = client_of(versioned_table(tmp_path, str(tmp_path / "versions")))
     assert client.get(f"{TABLE}/versions").json["versions"] == []  # type: ignore[index]
     chain = write_chain(tmp_path / "versions", renewals=0)
     time.sleep(0.1)
@@ -124,7 +123,7 @@ def test_a_new_version_is_seen_within_seconds(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_folder_in_a_note(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of_versions(tmp_path, monkeypatch, None)
+    client = client_of(small_table(tmp_path))
     store = open_table(tmp_path / "datasets.yml")
     put_note(store, "versions", {"url": chain.folder.url})
     store.close()
@@ -206,11 +205,11 @@ def test_bodies_that_are_no_json(client: FlaskClient) -> None:
 
 def test_never_a_full_scan(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = [row["root_id"] for row in rows(chain, 1, "roots")]
-    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url, max_row_groups=4)
+    client = client_of(versioned_table(tmp_path, chain.folder.url), max_row_groups=4)
     answer = ask(client, {"root_ids": every}, 1)
     assert (answer.status_code, answer.json["code"], answer.json["limit"]) == (413, "too_many_row_groups", 4)
     (tmp_path / "few").mkdir()
-    few = client_of_versions(tmp_path / "few", monkeypatch, chain.folder.url, max_ids=99)
+    few = client_of(versioned_table(tmp_path / "few", chain.folder.url), max_ids=99)
     answer = ask(few, {"root_ids": every}, 1)
     assert (answer.status_code, answer.json["code"], answer.json["limit"]) == (413, "too_many_rows", 99)
     assert len(ask(few, {"root_ids": every, "limit": 99.0}, 1).json["rows"]) == 99
@@ -249,7 +248,7 @@ def test_versions_have_no_measures_of_graphs(client: FlaskClient) -> None:
 @pytest.mark.parametrize("content", [None, b"", b"text"])
 def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     chain = write_chain(tmp_path / "versions", renewals=0, parts=1)
-    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url)
+    client = client_of(versioned_table(tmp_path, chain.folder.url))
     root = rows(chain, 1, "roots")[0]["root_id"]
     for layout in ("by_root", "roots"):
         path = f"000001/{layout}/part-00000.parquet"
@@ -283,7 +282,7 @@ def test_damaged_manifests(
 ) -> None:
     chain = write_chain(tmp_path / "versions", renewals=0)
     chain.folder.write("000002/manifest.json", content)
-    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url)
+    client = client_of(versioned_table(tmp_path, chain.folder.url))
     answer: Any = client.get(f"{TABLE}/versions/latest")
     assert (answer.status_code, answer.json["code"]) == (503, code)
     assert reason in answer.json["message"]
@@ -296,7 +295,7 @@ def test_damaged_manifests(
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
-    client = client_of_versions(tmp_path, monkeypatch, str(tmp_path / "file"))
+    client = client_of(versioned_table(tmp_path, str(tmp_path / "file")))
     answer: Any = client.get(f"{TABLE}/versions")
     assert (answer.status_code, answer.json["code"]) == (503, "version_unavailable")
     assert str(tmp_path) not in answer.json["message"]
@@ -304,7 +303,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_version_that_was_replaced_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = write_chain(tmp_path / "versions", renewals=0, seed=1)
-    client = client_of_versions(tmp_path, monkeypatch, old.folder.url)
+    client = client_of(versioned_table(tmp_path, old.folder.url))
     root = rows(old, 1, "roots")[0]["root_id"]
     assert ask(client, {"root_ids": [root]}).status_code == 200
     old.folder.delete_folder("000001")

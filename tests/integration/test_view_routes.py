@@ -22,10 +22,13 @@ from l2features.testing.version_files import visible_rows
 from l2features.versions.catalog import Catalog
 from l2features.versions.largest_roots import LargestRoots, largest_roots
 from l2features.versions.lookup import VersionReader
-from tests.support.api_app import client_of_versions
+from tests.support.api_app import TABLE, client_of
 from tests.support.known_roots import FIRST_ROOT, GEOMETRY, random_roots
-from tests.support.neuron_api import API, NeuronApi, neuron_api
+from tests.support.neuron_api import NeuronApi, neuron_api
+from tests.support.small_tables import versioned_table
 from tests.support.version_chains import Chain, write_chain
+
+pytestmark = pytest.mark.usefixtures("everyone")
 
 ROOTS = random_roots((30, 1, 90))
 FIRST, SINGLE, LARGE = ROOTS
@@ -47,7 +50,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 @pytest.fixture
 def versions(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    return client_of_versions(tmp_path, monkeypatch, chain.folder.url, max_row_groups=5)
+    return client_of(versioned_table(tmp_path, chain.folder.url), max_row_groups=5)
 
 
 def state_of(url: str) -> Any:
@@ -153,7 +156,7 @@ def largest(chain: Chain, number: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_the_largest_roots_of_a_version(versions: FlaskClient, chain: Chain, number: int) -> None:
-    answer: Any = versions.get(f"{API}/precomputed/segment_properties/version-{number}/info")
+    answer: Any = versions.get(f"{TABLE}/precomputed/segment_properties/version-{number}/info")
     rows, inline = largest(chain, number), answer.json["inline"]
     assert len(rows) > 10
     assert inline["ids"] == [str(row["root_id"]) for row in rows]
@@ -169,7 +172,7 @@ def test_a_list_has_only_the_largest_and_is_read_once(
     versions: FlaskClient, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.largest_lists.COUNT", 7)
-    path = f"{API}/precomputed/segment_properties/version-2/info"
+    path = f"{TABLE}/precomputed/segment_properties/version-2/info"
     answer: Any = versions.get(path)
     assert answer.json["inline"]["ids"] == [str(row["root_id"]) for row in largest(chain, 2)[:7]]
     monkeypatch.setattr("api.largest_lists.largest_roots", None)
@@ -217,8 +220,8 @@ def test_a_slow_list_delays_none_of_another_data_set(chain: Chain, monkeypatch: 
 
 def test_a_slow_list_is_too_slow(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two time limits apply: the request's, and that of its wait for the list. Either may end first."""
-    client = client_of_versions(tmp_path, monkeypatch, chain.folder.url, root_timeout_s=0.3)
-    path, release = f"{API}/precomputed/segment_properties/version-2/info", threading.Event()
+    client = client_of(versioned_table(tmp_path, chain.folder.url), root_timeout_s=0.3)
+    path, release = f"{TABLE}/precomputed/segment_properties/version-2/info", threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("api.largest_lists.largest_roots", lambda *_: release.wait(60))
         answers: list[Any] = [client.get(path) for _ in range(3)]
@@ -227,7 +230,7 @@ def test_a_slow_list_is_too_slow(chain: Chain, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_link_to_a_version(versions: FlaskClient, chain: Chain) -> None:
-    answer = versions.get(f"{API}/view?version=latest")
+    answer = versions.get(f"{TABLE}/view?version=latest")
     _, state = state_of(answer.headers["Location"])
     row = largest(chain, 3)[0]
     segments, nodes = state["layers"]
@@ -238,7 +241,7 @@ def test_a_link_to_a_version(versions: FlaskClient, chain: Chain) -> None:
     middle = [(row[f"rep_bounds_nm_lower_{axis}"] + row[f"rep_bounds_nm_upper_{axis}"]) / 2 for axis in "xyz"]
     assert state["position"] == middle
     other = largest(chain, 3)[4]["root_id"]
-    _, state = state_of(versions.get(f"{API}/view?version=3&roots={other}").headers["Location"])
+    _, state = state_of(versions.get(f"{TABLE}/view?version=3&roots={other}").headers["Location"])
     assert state["layers"][0]["segments"] == [str(other)]
 
 
@@ -250,7 +253,7 @@ def test_what_a_version_has_not(versions: FlaskClient) -> None:
         ("precomputed/segment_properties/version-9/info", 404, "unknown_version"),
         ("precomputed/segment_properties/version-x/info", 422, "invalid_parameter"),
     ):
-        answer: Any = versions.get(f"{API}/{path}")
+        answer: Any = versions.get(f"{TABLE}/{path}")
         assert (answer.status_code, answer.json["code"]) == (status, code), path
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 
 from api.app import create_app
 from api.config import Settings
-from l2features.testing.small_table import DATASET, small_table
+from l2features.testing.small_table import DATASET
+
+TABLE = f"/l2cache/api/v1/table/{DATASET}"
 
 
 def app_of(config: Path, **settings: Any) -> OpenAPI:
@@ -29,16 +29,3 @@ def client_of(config: Path, **settings: Any) -> FlaskClient:
 def need_no_token(patch: pytest.MonkeyPatch) -> None:
     """Make all applications in this process answer without a token, until ``patch`` is undone."""
     patch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-
-
-def client_of_versions(
-    folder: Path, patch: pytest.MonkeyPatch, url: str | None, **settings: Any
-) -> FlaskClient:
-    """Return a client of a small table, without tokens. ``url`` is the folder of its versions, if any."""
-    config = small_table(folder)
-    entries = yaml.safe_load(config.read_text())
-    if url:
-        entries[DATASET]["versions"] = url
-    config.write_text(json.dumps(entries))
-    need_no_token(patch)
-    return client_of(config, **settings)

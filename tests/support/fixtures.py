@@ -54,6 +54,16 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
     cloudvolume.secrets.CLOUD_VOLUME_DIR = str(folder)
 
 
+@pytest.fixture(scope="module")
+def everyone() -> Iterator[None]:
+    """Have the API's applications in this process answer without a token."""
+    from tests.support.api_app import need_no_token
+
+    with pytest.MonkeyPatch.context() as patch:
+        need_no_token(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """Return a function that returns a recorded file's path, or skips the test (in CI: fails it)."""

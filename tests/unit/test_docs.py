@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import markdown  # type: ignore[import-untyped]
@@ -15,6 +16,8 @@ import mkdocs_hooks
 from api import metrics
 from api.config import Settings
 from l2features.cli.commands import MODULES, main
+from l2features.cli.query_command import query
+from l2features.cli.versions_command import versions
 from l2features.core.schema import ATTRIBUTES
 from l2features.messages.decoding import Reason
 from l2features.neurons.neuron_summary import SUMMARY
@@ -118,3 +121,21 @@ def test_notebooks_are_committed_with_their_outputs() -> None:
         assert all(content.startswith(b"\x89PNG") for content in pages.values() if isinstance(content, bytes))
         assert path.stat().st_size < 400_000
         assert not re.search(r"/(tmp|home|work|root)/|20\d\d-\d\d-\d\d[T ][\d:]+\.\d", path.read_text())
+
+
+def test_the_commands_of_versions_exist() -> None:
+    page = (ROOT / "docs" / "versions.md").read_text()
+    group: Any = versions
+    for name, command in group.commands.items():
+        assert f"l2features versions {name} minnie" in page, name
+        for parameter in command.params:
+            if parameter.name == "files_only":
+                assert "--files-only" in page
+    used = {word for line in re.findall(r"l2features (?:query|versions).*", page) for word in line.split()}
+    known = {
+        option
+        for command in (*group.commands.values(), query)
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    assert {word for word in used if word.startswith("--")} <= known

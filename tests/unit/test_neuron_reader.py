@@ -16,10 +16,10 @@ from l2features.neurons.kept import FORMAT, MAGIC
 from l2features.neurons.neuron_summary import SUMMARIES
 from l2features.query.cache import RowCache
 from l2features.store.rewrites import Rewriting, end_rewrites
-from l2features.testing.stores import features_of
 from tests.support.known_roots import (
     FIRST_ROOT,
     T0,
+    features_in_chunks,
     random_roots,
 )
 from tests.support.neuron_setting import (
@@ -108,9 +108,7 @@ def test_incomplete_summaries_are_never_kept(setting: Setting) -> None:
 def rewrite(setting: Setting, ids: Ids, seed: int) -> None:
     """Replace these nodes' rows, as a job does that recomputes them."""
     with Rewriting(setting.table).open():  # type: ignore[arg-type]
-        features = features_of(ids, seed)
-        features["rep_coord_nm"] %= np.array([64, 64, 32], dtype=np.uint16)
-        setting.table.write(features)
+        setting.table.write(features_in_chunks(ids, seed))
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1_000_000])

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from api import cave
 from l2features.cli.commands import main
 from l2features.config.datasets import Dataset
-from l2features.core.errors import ConfigError
 from l2features.local.cave.cave_apps import Graphs
 from l2features.local.cave.pcg import NotFound
 
@@ -27,12 +25,6 @@ def test_not_without_a_graph_in_bigtable(tmp_path: Path) -> None:
     config.write_text("x: {cv_path: 'precomputed://file:///none', l2cache_id: none}\n")
     done = CliRunner().invoke(main, ["serve", str(config), "--cave"])
     assert (done.exit_code, "has a graph in Bigtable" in done.output) == (2, True)
-
-
-def test_the_app_checks_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cave, "auth_disabled", lambda: False)
-    with pytest.raises(ConfigError, match="expected AUTH_DISABLED=true"):
-        cave.create_app()
 
 
 def test_graphs_without_a_table_are_not_served() -> None:

@@ -25,7 +25,7 @@ from l2features.versions.plan import Plan, plan_path
 from l2features.versions.removal import delete_version, is_unfinished
 from l2features.versions.sampling import verify_samples
 from l2features.versions.verify import Findings, verify_files
-from tests.support.known_roots import GEOMETRY, KnownGraph, MemoryTable
+from tests.support.known_roots import GEOMETRY, KnownGraph, MemoryTable, features_in_chunks
 from tests.support.version_chains import Chain, write_chain
 
 
@@ -152,9 +152,7 @@ def known_version(folder: Path) -> tuple[VersionReader, GraphAtTime, MemoryTable
         roots.setdefault(row["root_id"], []).append(row["l2_id"])
     table = MemoryTable()
     nodes = as_ids(sorted(row["l2_id"] for row in rows))
-    features = features_of(nodes, 0)
-    features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
-    table.write(features)
+    table.write(features_in_chunks(nodes, 0))
     table.delete(as_ids([row["l2_id"] for row in rows if row["missing"]]))
     graph = GraphAtTime({root: as_ids(nodes) for root, nodes in roots.items()})
     return reader_of(chain.folder, chain.manifests[0]), graph, table

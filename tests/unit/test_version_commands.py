@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from rich.table import Table
 
 from l2features.cli.report import rendered
@@ -20,7 +19,7 @@ from l2features.testing.stores import open_table
 from l2features.testing.version_files import visible_rows
 from l2features.versions.folders import Folder
 from tests.support.command import run
-from tests.support.fuzz_api import indexed_table, with_a_version
+from tests.support.small_tables import indexed_table, versioned_table, with_a_version
 from tests.support.version_chains import Chain, write_chain
 
 
@@ -31,19 +30,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 @pytest.fixture
 def config(chain: Chain, tmp_path: Path) -> Path:
-    return config_of(tmp_path, chain.folder.url)
-
-
-def config_of(folder: Path, url: str | None) -> Path:
-    return with_versions(small_table(folder), url)
-
-
-def with_versions(config: Path, url: str | None) -> Path:
-    entries = yaml.safe_load(config.read_text())
-    if url:
-        entries[DATASET]["versions"] = url
-    config.write_text(json.dumps(entries))
-    return config
+    return versioned_table(tmp_path, chain.folder.url)
 
 
 def done(*arguments: Any) -> str:
@@ -79,7 +66,7 @@ def test_a_version_that_cannot_be_read_is_listed(tmp_path: Path) -> None:
     chain.folder.write("000002/manifest.json", b"{}")
     chain.folder.write("000003/manifest.json", b'{"format": 99}')
     chain.folder.write("7/manifest.json", b"foreign")
-    result = run("versions", "list", DATASET, "--config", config_of(tmp_path, chain.folder.url))
+    result = run("versions", "list", DATASET, "--config", versioned_table(tmp_path, chain.folder.url))
     assert result.exit_code == 1
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["version", "1", "2", "3"]
     assert "error: version 2: " in result.stderr
@@ -106,7 +93,7 @@ def test_a_version_that_does_not_exist(config: Path) -> None:
 
 
 def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None:
-    config = config_of(tmp_path, None)
+    config = small_table(tmp_path)
     result = run("versions", "list", DATASET, "--config", config)
     assert result.exit_code == 1
     assert "error: data set 'sample' has no versions: make one with `l2features materialize`" in result.stderr
@@ -114,7 +101,7 @@ def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None
         put_note(store, "versions", {"url": chain.folder.url})
     assert len(done("versions", "list", DATASET, "--config", config).splitlines()) == 4
     (tmp_path / "other").mkdir()
-    other = config_of(tmp_path / "other", str(tmp_path / "none"))
+    other = versioned_table(tmp_path / "other", str(tmp_path / "none"))
     assert done("versions", "list", DATASET, "--config", other) == "no version yet\n"
     assert "has no version: make one" in run("query", DATASET, "SELECT 1", "--config", other).stderr
 
@@ -188,7 +175,7 @@ def test_diff(chain: Chain, config: Path, tmp_path: Path) -> None:
 
 def test_delete(tmp_path: Path) -> None:
     chain = write_chain(tmp_path / "versions", renewals=1)
-    config = config_of(tmp_path, chain.folder.url)
+    config = versioned_table(tmp_path, chain.folder.url)
     refused = run("versions", "delete", DATASET, 1, "--yes", "--config", config)
     assert (refused.exit_code, "error: version 1 is needed by version 2" in refused.stderr) == (1, True)
     asked = run("versions", "delete", DATASET, 2, "--config", config)

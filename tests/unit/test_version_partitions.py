@@ -31,7 +31,7 @@ from l2features.versions.partitions import (
     partitions,
 )
 from l2features.versions.plan import Plan, bounds_of
-from tests.support.known_roots import FIRST_ROOT, GEOMETRY
+from tests.support.known_roots import FIRST_ROOT, GEOMETRY, features_in_chunks
 from tests.support.version_chains import node_ids
 
 ONE_FILE = Sizes(file_rows=10_000, group_rows=64, most_rows=10_000, summary_rows=50)
@@ -42,8 +42,7 @@ def rows_of(count: int, roots: int = 12, seed: int = 0) -> np.ndarray:
     """Return nodes of random roots with random features; every eighth has no row in the store."""
     ids, rng = node_ids(count, seed), np.random.default_rng(seed)
     owners = np.uint64(FIRST_ROOT + 1) + rng.integers(0, roots, count).astype(np.uint64)
-    rows, features = blank(NodeRoots(ids, owners)), features_of(ids, seed)
-    features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    rows, features = blank(NodeRoots(ids, owners)), features_in_chunks(ids, seed)
     put_rows(rows, Rows.complete(features[np.arange(count) % 8 != 3]))
     return rows
 

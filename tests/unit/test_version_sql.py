@@ -22,12 +22,12 @@ class Elsewhere(Folder):
     local = None  # type: ignore[assignment]
 
 
+FOLDERS = (Folder, Elsewhere)
+
+
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return write_chain(tmp_path_factory.mktemp("it's [a] *") / "n=1", renewals=2)
-
-
-FOLDERS = (Folder, Elsewhere)
 
 
 @pytest.fixture(params=FOLDERS)
