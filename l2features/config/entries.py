@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, message_of
 
 BUCKETS = "gs://"
 CONNECT_S, BUCKET_TIMEOUT_S = 5.0, 30.0
@@ -106,4 +106,4 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return message_of(error) or type(error).__name__

@@ -97,9 +97,14 @@ class LookupTooLarge(VersionError):
         return f"{self.count} {self.what} in one lookup: expected at most {self.limit}, ask for fewer ids"
 
 
+def message_of(error: BaseException) -> str:
+    """Return an error's message in one line; empty if it has none."""
+    return " ".join(_ANSI.sub("", str(error)).split())
+
+
 def reason_of(error: BaseException) -> str:
     """Return an error's type and message in one line; for a ValueError or StorageError, only its message."""
-    text = " ".join(_ANSI.sub("", str(error)).split())
+    text = message_of(error)
     if type(error).__name__ in ("ValueError", "StorageError") and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

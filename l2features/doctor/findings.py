@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
+from ..core.errors import ConfigError, L2FeaturesError, TableNotFound, message_of
 from ..core.transient import is_refused
 
 
@@ -63,4 +63,4 @@ def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
         fix = "correct the data sets file as the message above reports"
     elif isinstance(error, TableNotFound):
         fix = "correct store and l2cache_id in the data sets file; l2features ingest --create makes a table"
-    return problem(" ".join(str(error).split()), fix)
+    return problem(message_of(error), fix)

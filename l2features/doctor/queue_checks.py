@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from ..config.reach import check_pubsub
-from ..core.errors import ConfigError, L2FeaturesError
+from ..core.errors import ConfigError, L2FeaturesError, message_of
 from ..pubsub.subscription import SUBSCRIPTION, Subscription
 from ..pubsub.topic import TOPIC, Topic
 from .deployment import Deployment
@@ -94,7 +94,7 @@ def look_at(path: str, client: Any, request: dict[str, str], create: str, needed
     except NotFound:
         return problem(f"{path} is missing", create)
     except (GoogleAPIError, GoogleAuthError) as error:
-        return problem(f"{path}: {' '.join(str(error).split())}", "check network, project and credentials")
+        return problem(f"{path}: {message_of(error)}", "check network, project and credentials")
     if DELETED in described:
         return problem(f"{path}: its topic was deleted, so it receives nothing", f"delete it, then: {create}")
     if allowed is None:

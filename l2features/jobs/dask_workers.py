@@ -18,7 +18,7 @@ import distributed
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 
-from ..core.errors import L2FeaturesError
+from ..core.errors import L2FeaturesError, message_of
 from ..core.geometry import Chunk
 from ..local.job_run import CHUNK_TIMEOUT_S, AttemptEnd, ChunkJob, WorkerError
 from .dask_tasks import Attempt, RunKey, attempt
@@ -152,7 +152,7 @@ class DaskWorkers:
             raise DaskFailed(f"scheduler {self.address}: the connection was lost")
         error = future.exception()
         if not isinstance(error, KilledWorker):
-            raise WorkerError(f"a Dask worker failed: {type(error).__name__}: {error}")
+            raise WorkerError(f"a Dask worker failed: {type(error).__name__}: {message_of(error)}")
         chunk, _ = self._in_flight.pop(future.key)
         return AttemptEnd(chunk, died=error.allowed_failures + 1, how="a Dask worker died")
 
@@ -187,7 +187,9 @@ class DaskWorkers:
         try:
             yield self._client
         except (OSError, CancelledError, ClosedClientError) as error:
-            raise DaskFailed(f"scheduler {self.address}: {error or 'the connection was lost'}") from error
+            raise DaskFailed(
+                f"scheduler {self.address}: {message_of(error) or 'the connection was lost'}"
+            ) from error
 
 
 def _connect(address: str) -> distributed.Client:
@@ -199,6 +201,6 @@ def _connect(address: str) -> distributed.Client:
             return distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise DaskFailed(
-            f"scheduler {address}: {error}; expected --dask_client_address with the "
+            f"scheduler {address}: {message_of(error)}; expected --dask_client_address with the "
             "tcp://HOST:PORT of a running scheduler"
         ) from error

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cachetools import LRUCache  # type: ignore[import-untyped]
 
-from ..core.errors import DamagedVersion, VersionError
+from ..core.errors import DamagedVersion, VersionError, message_of
 from .columns import L2_ID, ROOT_ID, schema_of
 from .folders import Folder
 from .manifest import Layout, VersionFile
@@ -162,9 +162,9 @@ class ParquetFiles:
             except OSError as error:  # also a page that cannot be decoded
                 if self._remote:
                     raise VersionError(f"cannot read {self.folder.url}/{file.path}: {error}") from error
-                raise DamagedVersion(file.path, f"cannot be decoded: {_line(error)}") from error
+                raise DamagedVersion(file.path, f"cannot be decoded: {message_of(error)[:200]}") from error
             except (pa.ArrowException, KeyError) as error:
-                raise DamagedVersion(file.path, f"cannot be decoded: {_line(error)}") from error
+                raise DamagedVersion(file.path, f"cannot be decoded: {message_of(error)[:200]}") from error
 
     @cached_property
     def _remote(self) -> bool:
@@ -184,7 +184,3 @@ def _ends(group: Any, place: int, path: str, name: str) -> tuple[int, int]:
 def _types(layout: Layout, columns: Sequence[str]) -> list[Any]:
     schema = schema_of(layout)
     return [schema.field(name).type for name in columns]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
