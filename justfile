@@ -18,7 +18,7 @@ test *arguments:
 unit:
     .venv/bin/python -m pytest -n 2 tests/unit
 
-# Run the tests of the API as a whole and of Beam jobs, against emulators and servers.
+# Run the tests of several parts together, with Beam, emulators and servers.
 integration:
     .venv/bin/python -m pytest -n 4 tests/integration
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from l2features.config.datasets import Dataset
-from l2features.core.errors import ConfigError
+from l2features.core.errors import ConfigError, message_of
 from l2features.jobs import job_command
 from l2features.jobs.job_options import LOCAL, add_switch, check_options
 from l2features.local import log_lines
@@ -107,7 +107,7 @@ def run_on(
     try:
         pipeline = beam.Pipeline(options=options)
     except ValueError as error:
-        raise ConfigError(f"runner {runner}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"runner {runner}: {message_of(error)}") from error
     with plain_errors(options):
         add(pipeline)
         if is_dataflow(runner):

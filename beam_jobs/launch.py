@@ -12,7 +12,7 @@ from apache_beam.runners.runner import PipelineState
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from l2features.core.errors import L2FeaturesError
+from l2features.core.errors import L2FeaturesError, message_of
 from l2features.jobs.job_command import StillRunning
 
 from .portable import reason
@@ -126,4 +126,4 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (GoogleAPIError, GoogleAuthError, OSError, ValueError) as error:
-        raise LaunchFailed(f"Dataflow: {' '.join(str(error).split())}") from error
+        raise LaunchFailed(f"Dataflow: {message_of(error)}") from error

@@ -41,7 +41,7 @@ COMPILE = (
     "from l2features.store.bigtable import decoded; from l2features.neurons import branches;"
     "decoded.warm_up(); branches.warm_up()",
 )
-"""Each program compiles other packages: processes that compile the same functions at once spoil the cache."""
+"""No two programs compile one package: processes that compile the same functions at once spoil the cache."""
 COLLECT = ("-m", "pytest", "--collect-only", "-qq", "-n0")
 """Arguments that compile the tests of a new checkout once, instead of in every worker.
 

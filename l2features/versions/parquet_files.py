@@ -159,12 +159,11 @@ class ParquetFiles:
                     pre_buffer=self._remote,
                     page_checksum_verification=True,
                 )
-            except OSError as error:  # also a page that cannot be decoded
-                if self._remote:
-                    raise VersionError(f"cannot read {self.folder.url}/{file.path}: {error}") from error
-                raise DamagedVersion(file.path, f"cannot be decoded: {message_of(error)[:200]}") from error
-            except (pa.ArrowException, KeyError) as error:
-                raise DamagedVersion(file.path, f"cannot be decoded: {message_of(error)[:200]}") from error
+            except (OSError, pa.ArrowException, KeyError) as error:
+                reason = message_of(error)[:200]
+                if self._remote and isinstance(error, OSError):
+                    raise VersionError(f"cannot read {self.folder.url}/{file.path}: {reason}") from error
+                raise DamagedVersion(file.path, f"cannot be decoded: {reason}") from error
 
     @cached_property
     def _remote(self) -> bool:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from l2features.local.sample.segmentation_files import Sample, make_sample
-from tests.support.jobs import ROOT, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import ROOT
 
 BLOCK = re.compile(r"<!-- example -->\n```(python|sh)\n(.*?)```", re.DOTALL)
 PAGES = {path.name: BLOCK.findall(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}

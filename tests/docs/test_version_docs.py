@@ -1,4 +1,4 @@
-"""Tests of the examples and commands in docs/versions.md."""
+"""Tests of the examples in docs/versions.md."""
 
 from __future__ import annotations
 

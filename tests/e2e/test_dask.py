@@ -14,10 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
-from distributed.client import FutureCancelledError
 
 from l2features.jobs import dask_workers
-from l2features.jobs.dask_workers import PER_THREAD, DaskFailed, DaskWorkers
+from l2features.jobs.dask_workers import PER_THREAD, DaskWorkers
 from l2features.store.base import FAILED
 from l2features.testing.dask_cluster import DaskCluster
 from l2features.testing.emulators import free_port
@@ -27,11 +26,12 @@ from tests.support.ingest_jobs import (
     N_MANY,
     done_chunks,
     open_sample,
+    run_ingest,
     start,
     table_bytes,
     wait_until,
 )
-from tests.support.jobs import ROOT, Ran, dataset_file, run_ingest
+from tests.support.jobs import ROOT, Ran, dataset_file
 from tests.support.static_export import run_export
 from tests.support.version_job import files_of, run_materialize
 
@@ -213,23 +213,6 @@ def test_workers_that_no_longer_answer(
     assert (lost.returncode, lost.stdout) == (1, "")
     assert lost.stderr.startswith(f"error: scheduler {cluster.address}: ")
     assert lost.stderr.count("\n") == 1
-
-
-def test_an_error_of_several_lines_becomes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check Dask's error for a chunk that it cancels because the connection to the scheduler was lost."""
-
-    def lost(*_: Any) -> None:
-        raise FutureCancelledError("chunk-13", "scheduler-connection-lost", "Client lost the connection")
-
-    client = SimpleNamespace(subscribe_topic=lost)
-    monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
-    job: Any = SimpleNamespace(warm_up=dict, open_worker=dict)
-    with pytest.raises(DaskFailed) as raised:
-        DaskWorkers("tcp://host:1").start(job)
-    assert str(raised.value) == (
-        "scheduler tcp://host:1: chunk-13 cancelled for reason: scheduler-connection-lost. "
-        "Client lost the connection"
-    )
 
 
 def test_no_scheduler(sample: Path, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from tests.support.ingest_jobs import (
     N_MANY,
     done_chunks,
     open_sample,
+    run_ingest,
     start,
     table_bytes,
     wait_until,
     workers_of,
 )
-from tests.support.jobs import ROOT, dataset_file, run_ingest
+from tests.support.jobs import ROOT, dataset_file
 
 
 def sabotage_chunk_1_0_0(folder: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:

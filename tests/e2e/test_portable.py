@@ -13,8 +13,16 @@ from beam_jobs import portable
 from l2features.testing.emulators import free_port
 from tests.support.audit_job import run_audit
 from tests.support.elsewhere import site_packages
-from tests.support.ingest_jobs import N_CHUNKS, N_MANY, done_chunks, start, table_bytes, wait_until
-from tests.support.jobs import ROOT, dataset_file, run_ingest
+from tests.support.ingest_jobs import (
+    N_CHUNKS,
+    N_MANY,
+    done_chunks,
+    run_ingest,
+    start,
+    table_bytes,
+    wait_until,
+)
+from tests.support.jobs import ROOT, dataset_file
 from tests.support.portable import Cluster, cluster, python  # noqa: F401 (fixtures)
 from tests.support.recorder import IS_SENT, LOADS, READS
 

@@ -29,8 +29,8 @@ from l2features.store.base import FAILED
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.message_attempts import Attempts
 from tests.support import stream_job
-from tests.support.ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
-from tests.support.jobs import Ran, dataset_file, own_copy, run_ingest, run_job
+from tests.support.ingest_jobs import N_CHUNKS, done_chunks, open_sample, run_ingest, table_bytes
+from tests.support.jobs import Ran, dataset_file, own_copy, run_job
 from tests.support.portable import Cluster, cluster, python
 from tests.support.updates import edit
 

@@ -27,7 +27,8 @@ from l2features.local.serve import check_port, greeting, some_node, table_proble
 from l2features.testing.bucket import bucket_of
 from l2features.testing.emulators import free_port
 from l2features.testing.server import nodes_of
-from tests.support.jobs import dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import dataset_file
 
 SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/datasets.yml"]
 

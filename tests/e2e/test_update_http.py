@@ -18,7 +18,8 @@ from l2features.core.ids import as_ids
 from l2features.testing.emulators import wait_for_port
 from l2features.testing.stores import open_table
 from tests.support.audit_job import run_audit
-from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file
 from tests.support.recordings import check_values, valid_at_t0
 from tests.support.update_replay import T0, named, rep, run_update
 

@@ -24,8 +24,9 @@ from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
 from l2features.testing.stores import INSTANCE, PROJECT
 from tests.support.audit_job import run_audit
+from tests.support.ingest_jobs import run_ingest
 from tests.support.intake import wait_for
-from tests.support.jobs import ROOT, Recordings, dataset_file, run_ingest
+from tests.support.jobs import ROOT, Recordings, dataset_file
 from tests.support.recordings import check_values
 from tests.support.update_replay import EDIT, T0, named, rep
 

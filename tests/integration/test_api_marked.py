@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from flask.testing import FlaskClient
 from api.response_bodies import ARROW, PARQUET
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, EMPTY, node_ids, small_table
-from tests.support.api_app import client_of, need_no_token
+from tests.support.api_app import client_of
 
 READ = f"/l2cache/api/v1/table/{DATASET}/attributes"
 MARKED, READY, MISSING = (int(node_ids()[i]) for i in (0, 1, -1))
@@ -23,11 +22,10 @@ ASKED = [READY, MARKED, MISSING, MARKED]
 
 
 @pytest.fixture(scope="module", params=[0, 1000])
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    config = small_table(tmp_path_factory.mktemp("marked"))
-    with pytest.MonkeyPatch.context() as patch:
-        need_no_token(patch)
-        yield client_of(config, cache_rows=request.param)
+def client(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, without_tokens: None
+) -> FlaskClient:
+    return client_of(small_table(tmp_path_factory.mktemp("marked")), cache_rows=request.param)
 
 
 def ask(client: FlaskClient, query: str = "", accept: str = "*/*") -> Any:

@@ -20,8 +20,8 @@ from tests.support.audit_job import (
     run_audit,
 )
 from tests.support.dataflow_launch import NO_FREEZE
-from tests.support.ingest_jobs import open_sample
-from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file, run_ingest
+from tests.support.ingest_jobs import open_sample, run_ingest
+from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file
 from tests.support.recordings import check_values, valid_at_t0
 
 

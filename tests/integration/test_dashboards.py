@@ -26,12 +26,11 @@ from l2features.store.sqlite.sqlite_store import SqliteStore
 from l2features.testing.small_table import DATASET, node_ids, small_table
 from l2features.testing.stores import open_table
 from l2features.updates.freshness import read_updates
-from tests.support.api_app import client_of
+from tests.support.api_app import TABLE, client_of
 from tests.support.busy_table import FAILED_CHUNK, REASON, SCRIPT, busy_table, run_updater
 from tests.support.command import run
 
 API = "/l2cache/api/v1"
-TABLE = f"{API}/table/{DATASET}"
 STATE, PAGE, ROOT = f"{TABLE}/dashboard", f"/l2cache/table/{DATASET}", "/l2cache/"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
@@ -42,7 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(everyone: None, config: Path) -> FlaskClient:
+def client(without_tokens: None, config: Path) -> FlaskClient:
     return client_of(config)
 
 
@@ -113,7 +112,7 @@ def test_the_map_is_that_of_the_records(client: FlaskClient) -> None:
 
 
 def test_cells_are_looked_up_a_few_at_a_time(
-    everyone: None, config: Path, monkeypatch: pytest.MonkeyPatch
+    without_tokens: None, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.dashboards.CELL_READS", 1)
     client, path = client_of(config), f"{STATE}/cell?plane=xy&column=0&row=0"
@@ -136,7 +135,7 @@ def test_cells_are_looked_up_a_few_at_a_time(
 
 
 def test_the_requests_are_those_of_the_metrics(
-    everyone: None, config: Path, monkeypatch: pytest.MonkeyPatch
+    without_tokens: None, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.request_rates.EVERY_S", 0.1)
     monkeypatch.setattr("api.board.STATE_EVERY_S", 0.1)
@@ -168,7 +167,7 @@ def test_an_unchanged_state_is_not_sent_again(client: FlaskClient) -> None:
 
 
 # ------------------------------------------------------------------ what may go wrong
-def test_no_data_is_not_zero(everyone: None, tmp_path: Path) -> None:
+def test_no_data_is_not_zero(without_tokens: None, tmp_path: Path) -> None:
     state = state_of(client_of(small_table(tmp_path)), lambda state: state["progress"])
     assert (state["problem"], state["progress"]["done"], state["audit"], state["updates"]) == (
         None,
@@ -187,7 +186,7 @@ def test_no_data_is_not_zero(everyone: None, tmp_path: Path) -> None:
     assert tones == {"none"}
 
 
-def test_notes_that_cannot_be_read_are_named(everyone: None, tmp_path: Path) -> None:
+def test_notes_that_cannot_be_read_are_named(without_tokens: None, tmp_path: Path) -> None:
     config = small_table(tmp_path)
     with closing(open_table(config)) as store:
         for name in ("updates", "update_history", "audit"):
@@ -199,7 +198,7 @@ def test_notes_that_cannot_be_read_are_named(everyone: None, tmp_path: Path) -> 
         assert len(state["unreadable"][name]) > 10
 
 
-def test_an_updater_that_died_is_silent(everyone: None, tmp_path: Path) -> None:
+def test_an_updater_that_died_is_silent(without_tokens: None, tmp_path: Path) -> None:
     config = small_table(tmp_path)
     with closing(open_table(config)) as store:
         run_updater(store, time.time() - 240, minutes=2)
@@ -208,7 +207,7 @@ def test_an_updater_that_died_is_silent(everyone: None, tmp_path: Path) -> None:
     assert (line["value"].startswith("silent since 20"), line["tone"]) == (True, "bad")
 
 
-def test_a_table_that_is_gone(everyone: None, tmp_path: Path) -> None:
+def test_a_table_that_is_gone(without_tokens: None, tmp_path: Path) -> None:
     config = small_table(tmp_path)
     config.write_text(config.read_text().replace("l2cache_small", "l2cache_gone"))
     client = client_of(config)
@@ -225,7 +224,7 @@ def test_a_table_that_is_gone(everyone: None, tmp_path: Path) -> None:
 
 
 def test_a_table_that_goes_while_it_is_shown(
-    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    without_tokens: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.board.NOTES_EVERY_S", 0.1)
     monkeypatch.setattr("api.board.STATE_EVERY_S", 0.1)
@@ -304,7 +303,7 @@ def test_wrong_paths_and_methods_lead_to_right_ones(client: FlaskClient) -> None
 
 
 def test_only_a_few_visitors_wait_for_examples(
-    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    without_tokens: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.dashboards.WAITING", 1)
     client, entered, release = client_of(busy_table(tmp_path)), threading.Event(), threading.Event()
@@ -332,7 +331,7 @@ def test_types_are_not_guessed_and_shared_caches_keep_nothing(client: FlaskClien
 
 
 def test_the_list_of_data_sets_starts_no_scan(
-    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    without_tokens: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans, records = list[str](), SqliteStore.chunk_records
 

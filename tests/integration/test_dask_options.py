@@ -1,15 +1,19 @@
-"""Tests of the options for Dask clusters, and of the error without the Dask extra."""
+"""Tests of the options for Dask clusters, and of errors without the Dask extra or the scheduler."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from distributed.client import FutureCancelledError
 
 from beam_jobs import audit, ingest, materialize, precomputed, update
 from l2features.cli.commands import main
+from l2features.jobs.dask_workers import DaskFailed, DaskWorkers
 from tests.support.jobs import run_job
 
 DASK, ADDRESS = "--runner=DaskRunner", "--dask_client_address=tcp://127.0.0.1:1"
@@ -69,3 +73,20 @@ def test_a_bucket_needs_a_folder_that_workers_share(job: object, tmp_path: Path)
     why = f"error: --scratch {scratch}: expected a folder that exists and is writable\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", why)
     assert audit.parse([*config, DASK, ADDRESS])[0].dask_client_address == "tcp://127.0.0.1:1"
+
+
+def test_an_error_of_several_lines_becomes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check Dask's error for a chunk that it cancels because the connection to the scheduler was lost."""
+
+    def lost(*_: Any) -> None:
+        raise FutureCancelledError("chunk-13", "scheduler-connection-lost", "Client lost the connection")
+
+    client = SimpleNamespace(subscribe_topic=lost)
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
+    job: Any = SimpleNamespace(warm_up=dict, open_worker=dict)
+    with pytest.raises(DaskFailed) as raised:
+        DaskWorkers("tcp://host:1").start(job)
+    assert str(raised.value) == (
+        "scheduler tcp://host:1: chunk-13 cancelled for reason: scheduler-connection-lost. "
+        "Client lost the connection"
+    )

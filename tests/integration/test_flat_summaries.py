@@ -15,7 +15,7 @@ from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.root_summaries import RootStatus, Summaries
 from l2features.query.reader import Reader
 from l2features.testing.stores import open_table
-from tests.support.jobs import run_ingest
+from tests.support.ingest_jobs import run_ingest
 
 
 def summaries(config: Path, roots: Ids) -> tuple[Summaries, int]:

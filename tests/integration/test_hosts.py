@@ -14,11 +14,12 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from api.config import load_settings
 from l2features.core.errors import ConfigError
+from tests.support.api_app import TABLE
 from tests.support.known_roots import random_roots
-from tests.support.neuron_api import API, neuron_api
+from tests.support.neuron_api import neuron_api
 
 PREFIX = "/l2cache/api/v1"
-VIEW = f"{API}/view"
+VIEW = f"{TABLE}/view"
 
 
 @pytest.fixture(scope="module")

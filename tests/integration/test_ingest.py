@@ -15,8 +15,8 @@ from beam_jobs.ingest import main
 from l2features.store.base import open_store
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
-from tests.support.ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
-from tests.support.jobs import Recordings, all_rows, dataset_file, run_ingest
+from tests.support.ingest_jobs import N_CHUNKS, done_chunks, open_sample, run_ingest, table_bytes
+from tests.support.jobs import Recordings, all_rows, dataset_file
 
 
 def test_the_store_holds_what_the_kernel_gives_for_every_chunk(undisturbed: Path, sample: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import STORE_URL
 from tests.support.holes import Holes
-from tests.support.ingest_jobs import open_sample, table_bytes
-from tests.support.jobs import dataset_file, run_ingest
+from tests.support.ingest_jobs import open_sample, run_ingest, table_bytes
+from tests.support.jobs import dataset_file
 
 NOTHING = "12 expected, 0 read, 12 missing (0 forbidden), 0 empty"
 ALL_DONE = "12 of 12 chunks done, all of them before this run: nothing to compute"

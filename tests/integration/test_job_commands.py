@@ -20,7 +20,8 @@ from l2features.core.extras import EXTRAS
 from l2features.local import pool
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
 from tests.support.command import run
-from tests.support.jobs import ROOT, Recordings, WorkerHere, dataset_file, run_ingest, run_job
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import ROOT, Recordings, WorkerHere, dataset_file, run_job
 
 TIME = "2026-01-01T00:00:00Z"
 WITHOUT = """

@@ -15,8 +15,8 @@ from l2features.store.notes import AUDIT, audit_text, last_audit
 from l2features.testing.stores import T0, open_table
 from tests.support.command import run
 from tests.support.holes import Holes
-from tests.support.ingest_jobs import open_sample
-from tests.support.jobs import Ran, dataset_file, run_ingest, run_job
+from tests.support.ingest_jobs import open_sample, run_ingest
+from tests.support.jobs import Ran, dataset_file, run_job
 
 
 def records(config: Path, *files: FileCounts, saturated: int = 0) -> None:

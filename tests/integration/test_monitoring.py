@@ -24,7 +24,7 @@ from l2features.testing.stores import open_table
 from tests.support.busy_table import run_updater
 from tests.support.jobs import ROOT, need_program
 from tests.support.missing import Topic
-from tests.support.small_tables import indexed_table, with_a_version
+from tests.support.versioned_tables import indexed_table, with_a_version
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"][0]["rules"]

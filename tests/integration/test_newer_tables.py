@@ -14,7 +14,7 @@ from l2features.messages.parts import Delivery
 from l2features.updates.apply import apply_messages
 from l2features.updates.updater import Update
 from tests.support.command import run
-from tests.support.jobs import run_ingest
+from tests.support.ingest_jobs import run_ingest
 from tests.support.updates import EDIT, edit
 
 SAID = "table l2cache_sample in sqlite://{}/l2cache.db: nodes: format 9, expected 2 at most"

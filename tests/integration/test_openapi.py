@@ -18,7 +18,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from api.response_bodies import ARROW, JSON, PARQUET
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, node_ids, small_table
-from tests.support.api_app import app_of, need_no_token
+from tests.support.api_app import app_of
 
 DUPLICATES = {
     *("root_slash", "root_index", "api_index", "root_openapi"),
@@ -46,12 +46,10 @@ def document_of(app: OpenAPI) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def app(config: Path) -> Iterator[OpenAPI]:
-    with pytest.MonkeyPatch.context() as patch:
-        need_no_token(patch)
-        app = app_of(config)
-        with app.test_request_context():
-            yield app
+def app(config: Path, without_tokens: None) -> Iterator[OpenAPI]:
+    app = app_of(config)
+    with app.test_request_context():
+        yield app
 
 
 @pytest.fixture(scope="module")
@@ -240,10 +238,9 @@ def test_answers_are_as_described(app: OpenAPI, document: dict[str, Any], query:
 
 @pytest.mark.parametrize("graph", ["flat", "bigtable://project/instance/table"])
 def test_the_time_of_a_data_set_is_named_for_what_it_is(
-    tmp_path: Path, document: dict[str, Any], graph: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, document: dict[str, Any], graph: str, without_tokens: None
 ) -> None:
     """Check that a data set with a graph reports `timestamp`, and one without a graph `ingested_at`."""
-    need_no_token(monkeypatch)
     config = small_table(tmp_path)
     config.write_text(config.read_text().replace('"flat"', f'"{graph}"'))
     info = app_of(config).test_client().get(f"{PREFIX}/table/{DATASET}").json

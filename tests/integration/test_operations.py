@@ -35,7 +35,8 @@ from l2features.ingest.compute import read_geometry
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
-from tests.support.jobs import ROOT, dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import ROOT, dataset_file
 from tests.support.operations import (
     TIME,
     WRITTEN,

@@ -51,7 +51,7 @@ def test_the_log_says_who_checks_tokens(
     assert caplog.messages == ["AUTH_URL is not set: tokens are checked by https://localhost:5000/auth"]
 
 
-def test_the_app_with_routes_of_cave_cannot_check_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cave_needs_disabled_authentication(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cave, "auth_disabled", lambda: False)
     with pytest.raises(ConfigError, match="expected AUTH_DISABLED=true"):
         cave.create_app()

@@ -13,7 +13,8 @@ from l2features.store.base import DONE, ChunkRecord, Store
 from l2features.store.chunk_totals import ChunkTotals, Work, totals_of
 from l2features.testing.stores import open_table
 from tests.support.command import run
-from tests.support.jobs import dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import dataset_file
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -14,7 +14,8 @@ from l2features.core.ids import row_keys
 from l2features.core.rows import encode_cells
 from l2features.store.base import open_store
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
-from tests.support.jobs import Recordings, all_rows, dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import Recordings, all_rows, dataset_file
 from tests.support.recordings import check_values, ingest, valid_at_t0
 
 

@@ -13,7 +13,8 @@ from l2features.store.rewrites import end_rewrites, read_generation
 from l2features.testing.stores import lose, open_table
 from l2features.updates.apply import apply_messages
 from l2features.updates.updater import Updater
-from tests.support.jobs import own_copy, run_ingest, run_job
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import own_copy, run_job
 from tests.support.updates import EDIT, edit, updater
 
 __all__ = ["updater"]

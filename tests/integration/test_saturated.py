@@ -10,8 +10,8 @@ import pytest
 from beam_jobs.ingest import parse
 from l2features.jobs.ingest_run import plan
 from tests.support.features import COARSE, cubes
-from tests.support.ingest_jobs import open_sample
-from tests.support.jobs import dataset_file, run_ingest
+from tests.support.ingest_jobs import open_sample, run_ingest
+from tests.support.jobs import dataset_file
 
 
 def test_warned_when_the_table_is_made_and_counted_by_the_ingest(

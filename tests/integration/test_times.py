@@ -18,7 +18,8 @@ from l2features.core.times import TIME_PATTERN, format_time, parse_time, utc_tim
 from l2features.ingest.steps import prepare, time_of_graph
 from l2features.store.base import Meta, Store, open_store
 from l2features.testing.stores import META, STORE_URL, open_table
-from tests.support.jobs import Recordings, dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import Recordings, dataset_file
 
 T = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 SAME = [

@@ -20,8 +20,8 @@ from l2features.testing.server import Server
 from l2features.testing.small_table import DATASET
 from l2features.testing.version_files import visible_rows
 from tests.support.range_server import Served, range_server
-from tests.support.small_tables import versioned_table
 from tests.support.version_chains import Chain, write_chain
+from tests.support.versioned_tables import versioned_table
 
 LIMITS = {"L2CACHE_MAX_IDS": "90", "L2CACHE_MAX_ROOTS": "25", "L2CACHE_MAX_ROW_GROUPS": "9"}
 

@@ -19,10 +19,10 @@ from l2features.testing.stores import open_table
 from l2features.testing.version_files import visible_rows
 from l2features.versions.columns import NODE_COLUMNS
 from tests.support.api_app import TABLE, client_of
-from tests.support.small_tables import versioned_table
 from tests.support.version_chains import Chain, write_chain
+from tests.support.versioned_tables import versioned_table
 
-pytestmark = pytest.mark.usefixtures("everyone")
+pytestmark = pytest.mark.usefixtures("without_tokens")
 
 ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
 
@@ -59,7 +59,7 @@ def test_the_list(chain: Chain, client: FlaskClient) -> None:
     assert found["versions"][0]["timestamp"] == "2026-11-21T00:27:44.368000Z"
 
 
-def test_a_data_set_without_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_without_versions(tmp_path: Path) -> None:
     client = client_of(small_table(tmp_path))
     assert client.get(f"{TABLE}/versions").json == {"dataset": DATASET, "versions": []}
     for answer in (client.get(f"{TABLE}/versions/latest"), ask(client, {"root_ids": [1]}, 3)):
@@ -68,7 +68,7 @@ def test_a_data_set_without_versions(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert body["message"] == "data set 'sample' has no version"
 
 
-def test_a_manifest(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest(chain: Chain, tmp_path: Path) -> None:
     client = client_of(
         versioned_table(tmp_path, chain.folder.url), public_url="https://host/of-{dataset}/versions/"
     )
@@ -122,7 +122,7 @@ def test_a_new_version_is_seen_within_seconds(tmp_path: Path, monkeypatch: pytes
     assert client.get(f"{TABLE}/versions/latest").json["number"] == 2  # type: ignore[index]
 
 
-def test_the_folder_in_a_note(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_in_a_note(chain: Chain, tmp_path: Path) -> None:
     client = client_of(small_table(tmp_path))
     store = open_table(tmp_path / "datasets.yml")
     put_note(store, "versions", {"url": chain.folder.url})
@@ -203,7 +203,7 @@ def test_bodies_that_are_no_json(client: FlaskClient) -> None:
     assert client.post(path, data=b"{").status_code == 400
 
 
-def test_never_a_full_scan(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_never_a_full_scan(chain: Chain, tmp_path: Path) -> None:
     every = [row["root_id"] for row in rows(chain, 1, "roots")]
     client = client_of(versioned_table(tmp_path, chain.folder.url), max_row_groups=4)
     answer = ask(client, {"root_ids": every}, 1)
@@ -246,7 +246,7 @@ def test_versions_have_no_measures_of_graphs(client: FlaskClient) -> None:
 
 # ------------------------------------------------------------------ damage
 @pytest.mark.parametrize("content", [None, b"", b"text"])
-def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+def test_damaged_files(tmp_path: Path, content: bytes | None) -> None:
     chain = write_chain(tmp_path / "versions", renewals=0, parts=1)
     client = client_of(versioned_table(tmp_path, chain.folder.url))
     root = rows(chain, 1, "roots")[0]["root_id"]
@@ -277,9 +277,7 @@ def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content:
         ),
     ],
 )
-def test_damaged_manifests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, code: str, reason: str
-) -> None:
+def test_damaged_manifests(tmp_path: Path, content: bytes, code: str, reason: str) -> None:
     chain = write_chain(tmp_path / "versions", renewals=0)
     chain.folder.write("000002/manifest.json", content)
     client = client_of(versioned_table(tmp_path, chain.folder.url))
@@ -293,7 +291,7 @@ def test_damaged_manifests(
     assert reason in listed[1]["problem"]
 
 
-def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     client = client_of(versioned_table(tmp_path, str(tmp_path / "file")))
     answer: Any = client.get(f"{TABLE}/versions")
@@ -301,7 +299,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert str(tmp_path) not in answer.json["message"]
 
 
-def test_a_version_that_was_replaced_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     old = write_chain(tmp_path / "versions", renewals=0, seed=1)
     client = client_of(versioned_table(tmp_path, old.folder.url))
     root = rows(old, 1, "roots")[0]["root_id"]

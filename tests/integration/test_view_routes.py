@@ -25,10 +25,10 @@ from l2features.versions.lookup import VersionReader
 from tests.support.api_app import TABLE, client_of
 from tests.support.known_roots import FIRST_ROOT, GEOMETRY, random_roots
 from tests.support.neuron_api import NeuronApi, neuron_api
-from tests.support.small_tables import versioned_table
 from tests.support.version_chains import Chain, write_chain
+from tests.support.versioned_tables import versioned_table
 
-pytestmark = pytest.mark.usefixtures("everyone")
+pytestmark = pytest.mark.usefixtures("without_tokens")
 
 ROOTS = random_roots((30, 1, 90))
 FIRST, SINGLE, LARGE = ROOTS
@@ -49,7 +49,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 @pytest.fixture
-def versions(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+def versions(chain: Chain, tmp_path: Path) -> FlaskClient:
     return client_of(versioned_table(tmp_path, chain.folder.url), max_row_groups=5)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from beam_jobs.audit import main
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
-from tests.support.jobs import Ran, Recordings, dataset_file, run_ingest, run_job
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import Ran, Recordings, dataset_file, run_job
 
 T0 = "2026-11-21 00:27:44"
 

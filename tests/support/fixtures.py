@@ -22,6 +22,7 @@ from l2features.testing.emulators import (
     wait_for_port,
 )
 from l2features.testing.stores import INSTANCE, PROJECT, bigtable_store, new_store, store, store_url
+from tests.support.ingest_jobs import run_ingest
 from tests.support.jobs import (
     MANY,
     ROOT,
@@ -30,7 +31,6 @@ from tests.support.jobs import (
     dataset_file,
     need_program,
     own_copy,
-    run_ingest,
     running,
     shared_folder,
     write_protect,
@@ -55,7 +55,7 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module")
-def everyone() -> Iterator[None]:
+def without_tokens() -> Iterator[None]:
     """Have the API's applications in this process answer without a token."""
     from tests.support.api_app import need_no_token
 

@@ -17,7 +17,7 @@ from l2features.testing.auth_server import DATASET as AUTH_DATASET
 from l2features.testing.auth_server import VIEWER, AuthServer
 from l2features.testing.server import ROOT, Server
 from l2features.testing.small_table import DATASET
-from tests.support.small_tables import indexed_table, with_a_version
+from tests.support.versioned_tables import indexed_table, with_a_version
 
 LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05", "L2CACHE_MAX_ROOTS": "250000"}
 """With a limit on roots above 32,768, Schemathesis makes no lists as long as the limit."""

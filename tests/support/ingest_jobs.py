@@ -12,14 +12,21 @@ from pathlib import Path
 
 import psutil
 
+from beam_jobs.ingest import main
 from l2features.core.errors import TableNotFound
 from l2features.core.geometry import Geometry
 from l2features.store.base import DONE, Store
 from l2features.testing.stores import open_table
-from tests.support.jobs import MANY, all_rows
+from tests.support.jobs import MANY, Ran, all_rows, run_job
 
 N_CHUNKS = 12
 N_MANY = math.prod(MANY)
+
+
+def run_ingest(config: Path, *flags: str, dataset: str = "sample", processes: bool = False) -> Ran:
+    """Run the ingest command, with one worker unless ``flags`` say otherwise."""
+    argv = ("--config", config, "--dataset", dataset, "--workers", 1, *flags)
+    return run_job(main, *argv, processes=processes)
 
 
 def open_sample(config: Path) -> tuple[Store, Geometry]:

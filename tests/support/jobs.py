@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from beam_jobs.ingest import main as ingest_main
 from l2features.core.rows import Rows
 from l2features.local import pool, worker
 from l2features.store.base import Store
@@ -169,12 +168,6 @@ def run_job(main: Callable[[list[str]], int], *argv: object, processes: bool = F
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return Ran(code, out.getvalue(), err.getvalue())
-
-
-def run_ingest(config: Path, *flags: str, dataset: str = "sample", processes: bool = False) -> Ran:
-    """Run the ingest command, with one worker unless ``flags`` say otherwise."""
-    argv = ("--config", config, "--dataset", dataset, "--workers", 1, *flags)
-    return run_job(ingest_main, *argv, processes=processes)
 
 
 def all_rows(store: Store) -> Rows:

@@ -14,10 +14,9 @@ from flask.testing import FlaskClient
 
 from l2features.core.ids import Ids, sorted_unique
 from l2features.store.base import Meta, Store, open_store
-from tests.support.api_app import client_of, need_no_token
+from tests.support.api_app import TABLE, client_of, need_no_token
 from tests.support.known_roots import GEOMETRY, KnownGraph, features_in_chunks
 
-API = "/l2cache/api/v1/table/sample"
 ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
 
 
@@ -31,10 +30,10 @@ class NeuronApi:
     published: list[int] = field(default_factory=list)
 
     def get(self, path: str, **headers: str) -> Any:
-        return self.client.get(f"{API}/{path}", headers=headers)
+        return self.client.get(f"{TABLE}/{path}", headers=headers)
 
     def post(self, path: str, **content: Any) -> Any:
-        return self.client.post(f"{API}/{path}", **content)
+        return self.client.post(f"{TABLE}/{path}", **content)
 
     def summaries(self, roots: Any, query: str = "", **headers: str) -> Any:
         return self.post(f"roots/summary{query}", json={"root_ids": roots}, headers=headers)

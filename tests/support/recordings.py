@@ -10,7 +10,8 @@ import numpy as np
 from l2features.core.rows import Rows
 from l2features.store.base import Store, open_store
 from l2features.testing.stores import STORE_URL
-from tests.support.jobs import Recordings, dataset_file, run_ingest
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import Recordings, dataset_file
 
 EXACT = ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_count")
 

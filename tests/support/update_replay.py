@@ -12,7 +12,8 @@ import pytest
 
 from beam_jobs.update import main as update_main
 from l2features.testing.stores import INSTANCE, PROJECT
-from tests.support.jobs import Ran, Recordings, dataset_file, own_copy, run_ingest, run_job
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import Ran, Recordings, dataset_file, own_copy, run_job
 
 T0 = "2026-11-21 00:27:44"
 EDIT = {"table_id": "fixture_v2", "remesh_priority": "true"}

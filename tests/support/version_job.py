@@ -18,7 +18,8 @@ from l2features.versions.folders import Folder
 from l2features.versions.manifest import Layout, Manifest, read_manifest
 from tests.support.audit_job import run_audit
 from tests.support.graph_roots import at
-from tests.support.jobs import Ran, Recordings, dataset_file, own_copy, run_ingest, run_job
+from tests.support.ingest_jobs import run_ingest
+from tests.support.jobs import Ran, Recordings, dataset_file, own_copy, run_job
 
 LAYOUTS: tuple[Layout, ...] = ("by_root", "by_node", "roots", "missing_nodes")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def folder(request: pytest.FixtureRequest, chain: Chain) -> Folder:
     opened: Folder = request.param(chain.folder.url)
     return opened
+
+
+@pytest.fixture(scope="module")
+def first(chain: Chain) -> Iterator[VersionSql]:
+    """Open the first version."""
+    with VersionSql(chain.manifests[0], chain.folder) as sql:
+        yield sql
 
 
 def rows_of(manifest: Manifest, folder: Folder, query: str) -> list[dict[str, Any]]:
@@ -89,12 +97,9 @@ def test_files_of_the_user_can_be_joined(chain: Chain, tmp_path: Path) -> None:
         ("SELECT * FROM 'https://nowhere/x.parquet'", "requires the extension httpfs"),
     ],
 )
-def test_wrong_queries(chain: Chain, tmp_path: Path, query: str, message: str) -> None:
-    with (
-        VersionSql(chain.manifests[0], chain.folder) as sql,
-        pytest.raises(ConfigError, match=message) as raised,
-    ):
-        sql.table(query.format(folder=tmp_path))
+def test_wrong_queries(first: VersionSql, tmp_path: Path, query: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        first.table(query.format(folder=tmp_path))
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 

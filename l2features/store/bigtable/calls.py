@@ -24,6 +24,7 @@ from grpc import insecure_channel
 from grpc.experimental import ChannelOptions
 
 from ...core import transient
+from ...core.errors import reason_of
 
 OPERATION_TIMEOUT_S = 60.0
 ATTEMPT_TIMEOUT_S = 20.0
@@ -115,7 +116,7 @@ def unavailable(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return the messages of an error of a Google client and of its causes, in one line."""
     messages = [str(cause.message) for cause in causes(error) if isinstance(cause, GoogleAPICallError)]
-    return ": ".join(dict.fromkeys(messages)) or f"{type(error).__name__}: {error}"
+    return " ".join(": ".join(dict.fromkeys(messages)).split()) or reason_of(error)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

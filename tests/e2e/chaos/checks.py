@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from l2features.core.errors import message_of
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.rows import encode_cells
@@ -66,7 +67,7 @@ def check_truth(world: World, random: np.random.Generator) -> Check:
             try:
                 check_equal(row, plain_features(mask, graph.geometry.resolution))
             except AssertionError as error:
-                check.wrong.append(f"{node}: {' '.join(str(error).split())}")
+                check.wrong.append(f"{node}: {message_of(error)}")
     return check
 
 

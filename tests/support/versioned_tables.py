@@ -1,4 +1,4 @@
-"""Data sets files of the small table: with versions, or with an index of its segments."""
+"""Small tables that have versions, or an index of their segments."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from l2features.testing.stores import open_table
 from l2features.testing.version_files import visible_rows
 from l2features.versions.folders import Folder
 from tests.support.command import run
-from tests.support.small_tables import indexed_table, versioned_table, with_a_version
 from tests.support.version_chains import Chain, write_chain
+from tests.support.versioned_tables import indexed_table, versioned_table, with_a_version
 
 
 @pytest.fixture(scope="module")
