@@ -160,10 +160,10 @@ class ParquetFiles:
                     page_checksum_verification=True,
                 )
             except (OSError, pa.ArrowException, KeyError) as error:
-                reason = message_of(error)[:200]
+                reason = message_of(error)
                 if self._remote and isinstance(error, OSError):
                     raise VersionError(f"cannot read {self.folder.url}/{file.path}: {reason}") from error
-                raise DamagedVersion(file.path, f"cannot be decoded: {reason}") from error
+                raise DamagedVersion(file.path, f"cannot be decoded: {reason[:200]}") from error
 
     @cached_property
     def _remote(self) -> bool:
