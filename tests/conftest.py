@@ -32,8 +32,8 @@ SLOW = (
     "test_volume_slabs",
 )
 """Files of tests that take long, the longest first."""
-STARTED = {"emulator", "pubsub", "recordings"}
-"""Fixtures that start processes."""
+NOT_IN_UNIT = {"emulator", "pubsub", "recordings", "undisturbed", "without_tokens"}
+"""Fixtures that start an emulator, run a job or open the API's application."""
 EXAMPLES = {"suite": 30, "thorough": 1_000}
 """Random examples per property test in each hypothesis profile; the first is the default."""
 COMPILE = (
@@ -111,7 +111,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.parent.name
         item.add_marker(folder)
-        if folder == "unit" and (started := STARTED & {*getattr(item, "fixturenames", ())}):
-            raise pytest.UsageError(f"{item.nodeid}: uses {', '.join(started)}: expected tests/integration")
+        if folder == "unit" and (others := NOT_IN_UNIT & {*getattr(item, "fixturenames", ())}):
+            raise pytest.UsageError(f"{item.nodeid}: uses {', '.join(others)}: expected tests/integration")
     rank = {stem: place for place, stem in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))

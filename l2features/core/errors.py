@@ -97,9 +97,14 @@ class LookupTooLarge(VersionError):
         return f"{self.count} {self.what} in one lookup: expected at most {self.limit}, ask for fewer ids"
 
 
+def one_line(text: str) -> str:
+    """Return a text in one line, without terminal colors."""
+    return " ".join(_ANSI.sub("", text).split())
+
+
 def message_of(error: BaseException) -> str:
     """Return an error's message in one line; empty if it has none."""
-    return " ".join(_ANSI.sub("", str(error)).split())
+    return one_line(str(error))
 
 
 def reason_of(error: BaseException) -> str:

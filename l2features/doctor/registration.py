@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlsplit
 
-from ..core.errors import ConfigError, L2FeaturesError
+from ..core.errors import ConfigError, L2FeaturesError, one_line
 from ..graph.graphene import cloudpath
 
 TIMEOUT_S = (10.0, 30.0)
@@ -60,7 +60,7 @@ def register(url: str, table: str, dataset: str, token: str, service: str = SERV
     except requests.RequestException as error:
         raise RegistrationError(f"POST {address}: {type(error).__name__}: {error}") from error
     if not 200 <= answer.status_code < 300:
-        text = " ".join(answer.text.split())[:200]
+        text = one_line(answer.text)[:200]
         said = "" if text.startswith("<") else text  # a web page
         hint = " (the auth service may be on another server: --server)" if answer.status_code == 404 else ""
         raise RegistrationError(

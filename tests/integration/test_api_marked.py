@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 
 from api.response_bodies import ARROW, PARQUET
 from l2features.core.schema import NAMES
-from l2features.testing.small_table import DATASET, EMPTY, node_ids, small_table
-from tests.support.api_app import client_of
+from l2features.testing.small_table import EMPTY, node_ids, small_table
+from tests.support.api_app import TABLE, client_of
 
-READ = f"/l2cache/api/v1/table/{DATASET}/attributes"
+READ = f"{TABLE}/attributes"
 MARKED, READY, MISSING = (int(node_ids()[i]) for i in (0, 1, -1))
 MISSING += 1
 ASKED = [READY, MARKED, MISSING, MARKED]

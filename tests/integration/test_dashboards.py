@@ -30,6 +30,8 @@ from tests.support.api_app import TABLE, client_of
 from tests.support.busy_table import FAILED_CHUNK, REASON, SCRIPT, busy_table, run_updater
 from tests.support.command import run
 
+pytestmark = pytest.mark.usefixtures("without_tokens")
+
 API = "/l2cache/api/v1"
 STATE, PAGE, ROOT = f"{TABLE}/dashboard", f"/l2cache/table/{DATASET}", "/l2cache/"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -111,9 +113,7 @@ def test_the_map_is_that_of_the_records(client: FlaskClient) -> None:
         assert (answer.status_code, answer.json["code"]) == (status, code)
 
 
-def test_cells_are_looked_up_a_few_at_a_time(
-    without_tokens: None, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_are_looked_up_a_few_at_a_time(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.dashboards.CELL_READS", 1)
     client, path = client_of(config), f"{STATE}/cell?plane=xy&column=0&row=0"
     state_of(client)
@@ -134,9 +134,7 @@ def test_cells_are_looked_up_a_few_at_a_time(
         assert first.result().status_code == 200
 
 
-def test_the_requests_are_those_of_the_metrics(
-    without_tokens: None, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_requests_are_those_of_the_metrics(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.request_rates.EVERY_S", 0.1)
     monkeypatch.setattr("api.board.STATE_EVERY_S", 0.1)
     client = client_of(config)
@@ -167,7 +165,7 @@ def test_an_unchanged_state_is_not_sent_again(client: FlaskClient) -> None:
 
 
 # ------------------------------------------------------------------ what may go wrong
-def test_no_data_is_not_zero(without_tokens: None, tmp_path: Path) -> None:
+def test_no_data_is_not_zero(tmp_path: Path) -> None:
     state = state_of(client_of(small_table(tmp_path)), lambda state: state["progress"])
     assert (state["problem"], state["progress"]["done"], state["audit"], state["updates"]) == (
         None,
@@ -186,7 +184,7 @@ def test_no_data_is_not_zero(without_tokens: None, tmp_path: Path) -> None:
     assert tones == {"none"}
 
 
-def test_notes_that_cannot_be_read_are_named(without_tokens: None, tmp_path: Path) -> None:
+def test_notes_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     config = small_table(tmp_path)
     with closing(open_table(config)) as store:
         for name in ("updates", "update_history", "audit"):
@@ -198,7 +196,7 @@ def test_notes_that_cannot_be_read_are_named(without_tokens: None, tmp_path: Pat
         assert len(state["unreadable"][name]) > 10
 
 
-def test_an_updater_that_died_is_silent(without_tokens: None, tmp_path: Path) -> None:
+def test_an_updater_that_died_is_silent(tmp_path: Path) -> None:
     config = small_table(tmp_path)
     with closing(open_table(config)) as store:
         run_updater(store, time.time() - 240, minutes=2)
@@ -207,7 +205,7 @@ def test_an_updater_that_died_is_silent(without_tokens: None, tmp_path: Path) ->
     assert (line["value"].startswith("silent since 20"), line["tone"]) == (True, "bad")
 
 
-def test_a_table_that_is_gone(without_tokens: None, tmp_path: Path) -> None:
+def test_a_table_that_is_gone(tmp_path: Path) -> None:
     config = small_table(tmp_path)
     config.write_text(config.read_text().replace("l2cache_small", "l2cache_gone"))
     client = client_of(config)
@@ -223,9 +221,7 @@ def test_a_table_that_is_gone(without_tokens: None, tmp_path: Path) -> None:
     assert "so there are no first commands" in client.get(ROOT, headers={"Accept": BROWSER}).text
 
 
-def test_a_table_that_goes_while_it_is_shown(
-    without_tokens: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_that_goes_while_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.board.NOTES_EVERY_S", 0.1)
     monkeypatch.setattr("api.board.STATE_EVERY_S", 0.1)
     config = busy_table(tmp_path)
@@ -302,9 +298,7 @@ def test_wrong_paths_and_methods_lead_to_right_ones(client: FlaskClient) -> None
     assert wrong["message"] == "GET is not allowed here: expected OPTIONS, POST"
 
 
-def test_only_a_few_visitors_wait_for_examples(
-    without_tokens: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_few_visitors_wait_for_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.dashboards.WAITING", 1)
     client, entered, release = client_of(busy_table(tmp_path)), threading.Event(), threading.Event()
 
@@ -330,9 +324,7 @@ def test_types_are_not_guessed_and_shared_caches_keep_nothing(client: FlaskClien
     assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "private, no-cache")
 
 
-def test_the_list_of_data_sets_starts_no_scan(
-    without_tokens: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_of_data_sets_starts_no_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans, records = list[str](), SqliteStore.chunk_records
 
     def chunk_records(store: SqliteStore) -> Iterator[ChunkRecord]:

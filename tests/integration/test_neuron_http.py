@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from l2features.core.times import format_time
 from l2features.store.base import Meta
 from l2features.testing.stores import INSTANCE, PROJECT, open_table
-from tests.support.api_app import client_of, need_no_token
+from tests.support.api_app import TABLE, client_of, need_no_token
 from tests.support.command import run
 from tests.support.graph_roots import (
     GEOMETRY,
@@ -29,7 +29,6 @@ from tests.support.graph_roots import (
 from tests.support.jobs import Recordings, dataset_file
 from tests.support.root_server import RootServer, serve_roots
 
-TABLE = "/l2cache/api/v1/table/sample"
 VOXEL_NM3 = 16 * 16 * 40
 TIMEOUT_S = 2.0
 

@@ -12,13 +12,11 @@ from flask.testing import FlaskClient
 
 from l2features import Client
 from l2features.testing.stores import open_table
-from tests.support.api_app import client_of, need_no_token
+from tests.support.api_app import TABLE, client_of, need_no_token
 from tests.support.command import run
 from tests.support.graph_roots import roots_of_recording
 from tests.support.jobs import Recordings
 from tests.support.version_job import ingested, made
-
-TABLE = "/l2cache/api/v1/table/sample"
 
 
 class Site(NamedTuple):

@@ -22,7 +22,6 @@ from l2features.testing.emulators import (
     wait_for_port,
 )
 from l2features.testing.stores import INSTANCE, PROJECT, bigtable_store, new_store, store, store_url
-from tests.support.ingest_jobs import run_ingest
 from tests.support.jobs import (
     MANY,
     ROOT,
@@ -143,6 +142,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ingest the sample into a store, write-protect the store, and return its data sets file."""
+
+    from tests.support.ingest_jobs import run_ingest
 
     def make(folder: Path) -> None:
         done = run_ingest(dataset_file(folder, sample), "--create")

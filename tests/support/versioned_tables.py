@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from l2features.core.ids import as_ids
 from l2features.query.reader import Reader
@@ -24,7 +23,7 @@ from l2features.versions.folders import Folder
 def versioned_table(folder: Path, url: str) -> Path:
     """Return the data sets file of a new small table whose versions are in the folder ``url``."""
     config = small_table(folder)
-    entries = yaml.safe_load(config.read_text())
+    entries = json.loads(config.read_text())
     entries[DATASET]["versions"] = url
     config.write_text(json.dumps(entries))
     return config
