@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from l2features.config.datasets import Dataset
-from l2features.core.errors import ConfigError, reason_of
+from l2features.core.errors import ConfigError, typed_message
 from l2features.core.ids import Ids, as_ids, sorted_unique
 from l2features.messages.decoding import MESSAGE_IDS, missing_message
 from l2features.pubsub.topic import NAME, PROJECT, TOPIC
@@ -159,7 +159,7 @@ class MissingIds:
             recovered, self._refusal = self._refusal is not None, None
             if error:
                 self._recent.forget(table, ids, added)
-                self._refusal = reason = reason_of(error)
+                self._refusal = reason = typed_message(error)
                 self._retry_at = time.monotonic() + self._retry_after_s
             elif recovered:
                 fields = {"topic": self.topic, "ids": self._unlogged}

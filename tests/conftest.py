@@ -111,7 +111,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.parent.name
         item.add_marker(folder)
-        if folder == "unit" and (others := NOT_IN_UNIT & {*getattr(item, "fixturenames", ())}):
-            raise pytest.UsageError(f"{item.nodeid}: uses {', '.join(others)}: expected tests/integration")
     rank = {stem: place for place, stem in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a unit test that requests one of the fixtures `NOT_IN_UNIT`, before they start."""
+    others = NOT_IN_UNIT & {*getattr(item, "fixturenames", ())}
+    if item.path.parent.name == "unit" and others:
+        pytest.fail(f"uses {', '.join(sorted(others))}: expected tests/integration", pytrace=False)

@@ -107,9 +107,13 @@ def message_of(error: BaseException) -> str:
     return one_line(str(error))
 
 
+def typed_message(error: BaseException) -> str:
+    """Return an error's type and message in one line; only its type if it has no message."""
+    text = message_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def reason_of(error: BaseException) -> str:
     """Return an error's type and message in one line; for a ValueError or StorageError, only its message."""
     text = message_of(error)
-    if type(error).__name__ in ("ValueError", "StorageError") and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if type(error).__name__ in ("ValueError", "StorageError") and text else typed_message(error)

@@ -21,7 +21,7 @@ from ..core.errors import (
     StoreError,
     TableNotFound,
     VolumeError,
-    message_of,
+    typed_message,
 )
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids
@@ -276,7 +276,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
     if isinstance(error, L2FeaturesError):
         return str(error).removeprefix(f"chunk {chunk}: ")
     logger.error("chunk %s: unexpected error", chunk, exc_info=error)
-    return f"{type(error).__name__}: {message_of(error)}"
+    return typed_message(error)
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:

@@ -18,7 +18,7 @@ import distributed
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 
-from ..core.errors import L2FeaturesError, message_of, reason_of
+from ..core.errors import L2FeaturesError, message_of, typed_message
 from ..core.geometry import Chunk
 from ..local.job_run import CHUNK_TIMEOUT_S, AttemptEnd, ChunkJob, WorkerError
 from .dask_tasks import Attempt, RunKey, attempt
@@ -152,7 +152,7 @@ class DaskWorkers:
             raise DaskFailed(f"scheduler {self.address}: the connection was lost")
         error = future.exception()
         if not isinstance(error, KilledWorker):
-            raise WorkerError(f"a Dask worker failed: {reason_of(error)}")
+            raise WorkerError(f"a Dask worker failed: {typed_message(error)}")
         chunk, _ = self._in_flight.pop(future.key)
         return AttemptEnd(chunk, died=error.allowed_failures + 1, how="a Dask worker died")
 

@@ -16,7 +16,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..config.datasets import Dataset, datasets_of_table
-from ..core.errors import ConfigError, L2FeaturesError, StoreError, VolumeError, VolumeUnavailable, message_of
+from ..core.errors import (
+    ConfigError,
+    L2FeaturesError,
+    StoreError,
+    VolumeError,
+    VolumeUnavailable,
+    typed_message,
+)
 from ..core.ids import Ids, as_ids, sorted_unique
 from ..core.schema import FEATURES, SIZE
 from ..core.transient import is_transient
@@ -292,5 +299,5 @@ def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcom
         why = str(error)
     else:
         logger.error("data set %s: %sunexpected error", dataset, where, exc_info=error)
-        why = f"{type(error).__name__}: {message_of(error)}"
+        why = typed_message(error)
     return Outcome(Fate.FAILED, sorted_unique(ids), dataset, detail=where + why.removeprefix(where))

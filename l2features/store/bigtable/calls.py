@@ -24,7 +24,7 @@ from grpc import insecure_channel
 from grpc.experimental import ChannelOptions
 
 from ...core import transient
-from ...core.errors import one_line, reason_of
+from ...core.errors import one_line, typed_message
 
 OPERATION_TIMEOUT_S = 60.0
 ATTEMPT_TIMEOUT_S = 20.0
@@ -116,7 +116,7 @@ def unavailable(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return the messages of an error of a Google client and of its causes, in one line."""
     messages = [str(cause.message) for cause in causes(error) if isinstance(cause, GoogleAPICallError)]
-    return one_line(": ".join(dict.fromkeys(messages))) or reason_of(error)
+    return one_line(": ".join(dict.fromkeys(messages))) or typed_message(error)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
